@@ -1,0 +1,1 @@
+"""How fast walex-celery is, next to pg_recvlogical and to task.delay(): ``make bench``."""

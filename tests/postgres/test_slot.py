@@ -1,0 +1,299 @@
+"""Each way in which a slot can't be had is its own error, told with its mend, before it is touched (promise 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from psycopg2 import sql
+
+from tests.support import Database
+from walex_celery import SetupError, SlotInUse, WalExError
+from walex_celery.errors import (
+    NoFreeSlot,
+    PrivilegeError,
+    PublicationMissing,
+    SlotLost,
+    SlotMismatch,
+    WalLevelError,
+)
+from walex_celery.postgres.connection import connect, connect_replication
+from walex_celery.postgres.slot import (
+    Server,
+    Slot,
+    check_prerequisites,
+    check_slot,
+    create_slot,
+    find_slot,
+    inspect_server,
+)
+from walex_celery.postgres.stream import ReplicationStream
+from walex_celery.settings import WalExSettings, load_settings
+from walex_celery.testing.servers import Postgres
+
+PASSWORD = "hunter2"
+
+
+def settings_of(database: Database, **keywords: object) -> WalExSettings:
+    given = {"name": "shop", "url": database.url, "publication": "events", "durable_slot": True, **keywords}
+    return load_settings(given, {})
+
+
+def check(settings: WalExSettings) -> Server:
+    """What a producer does before it touches the slot."""
+    connection = connect(settings)
+    try:
+        check_prerequisites(connection, settings)
+        slot = find_slot(connection, settings)
+        if slot is not None:
+            check_slot(slot, settings)
+        return inspect_server(connection, settings)
+    finally:
+        connection.close()
+
+
+def make_slot(settings: WalExSettings) -> bool:
+    connection = connect_replication(settings)
+    try:
+        return create_slot(connection.cursor(), settings)
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def settings(database: Database) -> WalExSettings:
+    """Of an instance whose database has its publication; its slot is named after the database."""
+    database.execute("CREATE PUBLICATION events FOR ALL TABLES")
+    return settings_of(database, slot_name=database.name)
+
+
+def refused(settings: WalExSettings, kind: type[WalExError]) -> str:
+    """What is told when *settings* are refused with exactly *kind*."""
+    with pytest.raises(kind) as caught:
+        check(settings)
+    assert type(caught.value) is kind
+    for secret in settings.secrets():
+        assert secret not in str(caught.value)
+    return str(caught.value)
+
+
+# What is right.
+
+
+def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> None:
+    server = check(settings)
+    assert make_slot(settings) is True
+    assert make_slot(settings) is False
+
+    connection = connect(settings)
+    try:
+        slot = find_slot(connection, settings)
+    finally:
+        connection.close()
+    assert slot is not None
+    assert (slot.name, slot.plugin, slot.type, slot.database, slot.temporary, slot.active_pid) == (
+        settings.slot, "pgoutput", "logical", database.name, False, None
+    )  # fmt: skip
+    assert slot.confirmed_flush_lsn
+    assert check(settings) == server
+    assert server.version >= 140000
+    assert (server.database, server.wal_sender_timeout) == (database.name, 60)
+
+
+def test_there_is_no_slot_at_first(settings: WalExSettings) -> None:
+    connection = connect(settings)
+    try:
+        assert find_slot(connection, settings) is None
+    finally:
+        connection.close()
+
+
+def test_a_temporary_slot_goes_with_its_connection(database: Database) -> None:
+    settings = settings_of(database, durable_slot=False, slot_name=database.name)
+
+    assert make_slot(settings) is True
+    assert make_slot(settings) is True
+
+
+# What is not.
+
+
+def test_a_missing_publication(database: Database) -> None:
+    database.execute("CREATE PUBLICATION present")
+    settings = settings_of(
+        database, publication=["present", 'odd "one"', "events"], subscriptions=["users", 'sales.x"y']
+    )
+
+    told = refused(settings, PublicationMissing)
+
+    assert "'odd \"one\"', 'events' does not exist" in told
+    assert 'mend: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in told
+
+
+def test_the_mend_for_a_missing_publication_mends(database: Database) -> None:
+    settings = settings_of(database, subscriptions=["*"], publication=['odd "one"'])
+    told = refused(settings, PublicationMissing)
+
+    database.execute(told.partition("mend: ")[2])
+
+    check(settings)
+
+
+@contextmanager
+def role_of(database: Database, options: str) -> Iterator[str]:
+    name = f'role "{database.name}"'
+    role = sql.Identifier(name).as_string(database.connect())
+    database.execute(f"CREATE ROLE {role} LOGIN PASSWORD '{PASSWORD}' {options}")
+    try:
+        yield name
+    finally:
+        database.execute(f"DROP ROLE {role}")
+
+
+def test_a_role_without_replication(settings: WalExSettings, database: Database) -> None:
+    with role_of(database, "NOREPLICATION") as role:
+        limited = settings_of(database, username=role, password=PASSWORD)
+
+        told = refused(limited, PrivilegeError)
+        database.execute(told.partition("mend: ")[2].partition(";")[0])
+
+        check(limited)
+
+
+def test_a_role_without_replication_can_not_connect_for_replication(database: Database) -> None:
+    with role_of(database, "NOREPLICATION") as role:
+        with pytest.raises(PrivilegeError, match="ALTER ROLE") as caught:
+            connect_replication(settings_of(database, username=role, password=PASSWORD))
+        assert PASSWORD not in str(caught.value)
+
+
+def test_a_replication_role_needs_no_more(settings: WalExSettings, database: Database) -> None:
+    with role_of(database, "REPLICATION") as role:
+        check(settings_of(database, username=role, password=PASSWORD))
+
+
+def test_a_slot_of_another_plugin(settings: WalExSettings, database: Database) -> None:
+    database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [settings.slot])
+
+    told = refused(settings, SlotMismatch)
+
+    assert "is of plugin 'test_decoding', not 'pgoutput'" in told
+    assert f"SELECT pg_drop_replication_slot('{settings.slot}')" in told
+
+
+def test_a_slot_of_another_database(settings: WalExSettings, postgres: Postgres) -> None:
+    other = postgres.create_database()
+    try:
+        make_slot(settings_of(Database(postgres, other), slot_name=settings.slot))
+
+        assert f"is of database '{other}'" in refused(settings, SlotMismatch)
+    finally:
+        postgres.drop_database(other)
+
+
+def test_a_physical_slot(settings: WalExSettings, database: Database) -> None:
+    database.execute("SELECT pg_create_physical_replication_slot(%s)", [settings.slot])
+    try:
+        assert "is a physical one" in refused(settings, SlotMismatch)
+    finally:
+        database.execute("SELECT pg_drop_replication_slot(%s)", [settings.slot])
+
+
+def test_a_slot_in_use(settings: WalExSettings) -> None:
+    server = check(settings)
+    stream = ReplicationStream(settings, server)
+    second = ReplicationStream(settings, server)
+    try:
+        stream.create_slot()
+        stream.start()
+
+        assert "--standby" in refused(settings, SlotInUse)
+        with pytest.raises(SlotInUse, match="--standby"):
+            second.start()  # a race that the check did not see
+    finally:
+        stream.close()
+        second.close()
+
+
+def test_a_slot_in_use_is_a_runtime_error_as_in_walex() -> None:
+    assert issubclass(SlotInUse, RuntimeError)
+
+
+def test_a_temporary_slot_of_that_name_is_in_use(database: Database) -> None:
+    settings = settings_of(database, durable_slot=False, slot_name=database.name)
+    first = connect_replication(settings)
+    try:
+        create_slot(first.cursor(), settings)
+        with pytest.raises(SlotInUse, match="another slot_name="):
+            make_slot(settings)
+    finally:
+        first.close()
+
+
+def test_a_lost_slot() -> None:
+    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
+    slot = Slot("shop_walex", "pgoutput", "logical", "shop", False, None, None, "lost")
+
+    with pytest.raises(SlotLost, match="max_slot_wal_keep_size"):
+        check_slot(slot, settings)
+
+
+def test_a_slot_that_was_dropped_is_lost_whatever_its_name(database: Database) -> None:
+    """publication_walex, say, is about the slot all the same."""
+    settings = settings_of(database, name="publication")
+    database.execute("CREATE PUBLICATION events")
+    stream = ReplicationStream(settings, check(settings))
+    try:
+        with pytest.raises(SlotLost, match="backfill"):
+            stream.start()
+    finally:
+        stream.close()
+
+
+# Servers of their own.
+
+
+def on_server(server: Postgres) -> WalExSettings:
+    database = Database(server, "postgres")
+    database.execute("CREATE PUBLICATION events")
+    return settings_of(database)
+
+
+def test_a_wal_level_that_is_not_logical() -> None:
+    with Postgres(settings={"fsync": "off", "wal_level": "replica"}) as server:
+        settings = on_server(server)
+
+        assert "mend: ALTER SYSTEM SET wal_level = logical; then restart" in refused(settings, WalLevelError)
+        with pytest.raises(WalLevelError):
+            make_slot(settings)
+
+
+def test_no_free_slot() -> None:
+    with Postgres(settings={"fsync": "off", "max_replication_slots": "1"}) as server:
+        settings = on_server(server)
+        make_slot(settings)
+
+        with pytest.raises(NoFreeSlot, match="raise max_replication_slots") as caught:
+            make_slot(settings_of(Database(server, "postgres"), name="another"))
+        assert isinstance(caught.value, SetupError)
+        assert server.password not in str(caught.value)
+
+
+def test_no_slots_at_all() -> None:
+    with Postgres(settings={"fsync": "off", "max_replication_slots": "0"}) as server:
+        settings = on_server(server)
+
+        with pytest.raises(NoFreeSlot, match="max_replication_slots"):
+            make_slot(settings)
+
+
+def test_no_free_walsender() -> None:
+    with Postgres(settings={"fsync": "off", "max_wal_senders": "1"}) as server:
+        settings = on_server(server)
+        first = connect_replication(settings)
+        try:
+            with pytest.raises(NoFreeSlot, match="max_wal_senders"):
+                connect_replication(settings)
+        finally:
+            first.close()

@@ -1,0 +1,349 @@
+"""WalEx: binds a Celery application, settings and handlers."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+import sys
+import threading
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, TypeVar
+
+from celery import Celery, signals
+from pydantic import SecretStr
+
+from walex_celery.errors import ConfigurationError
+from walex_celery.filters import ALL_TABLES, Filters, Table
+from walex_celery.handlers import Registry
+from walex_celery.on_error import OnError
+from walex_celery.settings import (
+    EventModules,
+    Reloaded,
+    WalExSettings,
+    changed,
+    load_settings,
+    reloaded,
+    without_password,
+)
+from walex_celery.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+Decorated = TypeVar("Decorated")
+_FilterArgument = Filters | Mapping[str, Any] | None
+
+_INSTANCES = "_walex_instances"
+
+
+class WalEx:
+    """Listens to changes of a Postgres database's tables, for one Celery application.
+
+    Args:
+        app: the Celery application whose tasks handle the events.
+        **settings: any setting of :class:`~walex_celery.settings.WalExSettings`; those not given here come from
+            ``WALEX_*`` variables, ``.env`` and ``app.conf.walex_*``, in that order. They are read, and a
+            :class:`~walex_celery.errors.ConfigurationError` raised for those that are wrong, when the producer
+            starts: workers need no database.
+
+    Raises:
+        ConfigurationError: for a keyword that is no setting, or an instance of the same name.
+
+    >>> from celery import Celery
+    >>> app = Celery("shop", broker="memory://")
+    >>> walex = WalEx(app, name="shop", url="postgresql://localhost/shop",
+    ...               publication="events", subscriptions=["users", "sales.orders"])
+    >>> @walex.on_insert("users")
+    ... def users_inserted(events):
+    ...     print([event.new_record["email"] for event in events])
+    """
+
+    def __init__(self, app: Celery, **settings: Any) -> None:
+        unknown = sorted(settings.keys() - WalExSettings.model_fields.keys())
+        if unknown:
+            raise ConfigurationError(
+                f"WalEx() has no setting {', '.join(map(repr, unknown))}; "
+                f"it has {', '.join(sorted(WalExSettings.model_fields))}"
+            )
+        self.app = app
+        self.handlers = Registry()
+        # A debugger or an error tracker shows what objects hold.
+        self._keywords = {
+            key: SecretStr(value) if key in ("url", "password") and isinstance(value, str) else value
+            for key, value in settings.items()
+        }
+        self._settings: WalExSettings | None = None
+        #: As their sources last gave them.
+        self._loaded: WalExSettings | None = None
+        self._hidden: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self._listeners: list[Callable[[], None]] = []
+        named: dict[str, WalEx] = vars(app).setdefault(_INSTANCES, {})
+        name = settings.get("name") or app.main or "walex"
+        if name in named:
+            raise ConfigurationError(
+                f"this Celery application has a WalEx named {name!r} already; give name= another"
+            )
+        named[name] = self
+        # A worker must know the tasks that event modules define, as Celery's own imports= are known to it.
+        signals.import_modules.connect(self._on_import_modules, sender=app)
+
+    def __repr__(self) -> str:
+        return f"<WalEx {self._keywords.get('name') or self.app.main}>"
+
+    @property
+    def settings(self) -> WalExSettings:
+        """The settings in force.
+
+        Raises:
+            ConfigurationError: naming every one that is missing or wrong.
+        """
+        with self._lock:
+            if self._settings is None:
+                self._settings = self._loaded = load_settings(self._keywords, self._conf())
+            return self._settings
+
+    def _conf(self) -> Mapping[str, Any]:
+        # The application's own name will do, unless any source names the instance.
+        return ChainMap(self._hidden, self.app.conf, {"walex_name": self.app.main} if self.app.main else {})
+
+    def _hide_url(self) -> None:
+        """Take the password out of ``app.conf.walex_url``, which a worker shows to ``inspect conf`` and Flower.
+
+        Celery masks what is named ``..._password``, and the urls of brokers and backends, but not this one.
+        """
+        url = self.app.conf.get("walex_url")
+        if isinstance(url, str) and url and "walex_url" not in self._hidden:
+            self._hidden["walex_url"] = SecretStr(url)
+            self.app.conf["walex_url"] = without_password(url)
+
+    # Handlers. The order of arguments is WalEx's: table, filters, functions.
+
+    def on_event(
+        self,
+        table: Any,
+        filters: _FilterArgument = None,
+        functions: Sequence[Any] = (),
+        *,
+        on_error: OnError | str | None = None,
+    ) -> Callable[[Decorated], Decorated]:
+        """Handle every insert, update, delete and truncate of *table*, or of all subscribed tables (``"all"``).
+
+        Args:
+            table: ``"users"``, ``"sales.orders"``, ``"sales:orders"``, a model class, or ``"all"``.
+            filters: a :class:`~walex_celery.Filters`, or a mapping of the same.
+            functions: Celery tasks to enqueue for each event: objects, names in the handler's own module, or
+                names of tasks.
+            on_error: what happens when the batch handler raises, or a task can't be made of an event: ``"halt"``,
+                ``"retry"``, ``"dead_letter"``, or a :class:`~walex_celery.Retry`; default: setting ``on_error``.
+
+        Decorates a plain function, which is called in the producer with the list of events of a transaction,
+        or a Celery task, which is enqueued once an event.
+
+        Raises:
+            ConfigurationError: for an argument that can't be one.
+        """
+        return self._register("on_event", table, filters, functions, on_error)
+
+    def on_insert(
+        self,
+        table: Any,
+        filters: _FilterArgument = None,
+        functions: Sequence[Any] = (),
+        *,
+        on_error: OnError | str | None = None,
+    ) -> Callable[[Decorated], Decorated]:
+        """Handle inserts into *table*; arguments as :meth:`on_event`."""
+        return self._register("on_insert", table, filters, functions, on_error)
+
+    def on_update(
+        self,
+        table: Any,
+        filters: _FilterArgument = None,
+        functions: Sequence[Any] = (),
+        *,
+        on_error: OnError | str | None = None,
+    ) -> Callable[[Decorated], Decorated]:
+        """Handle updates of *table*; arguments as :meth:`on_event`."""
+        return self._register("on_update", table, filters, functions, on_error)
+
+    def on_delete(
+        self,
+        table: Any,
+        filters: _FilterArgument = None,
+        functions: Sequence[Any] = (),
+        *,
+        on_error: OnError | str | None = None,
+    ) -> Callable[[Decorated], Decorated]:
+        """Handle deletes from *table*; arguments as :meth:`on_event`."""
+        return self._register("on_delete", table, filters, functions, on_error)
+
+    def on_truncate(
+        self, table: Any, functions: Sequence[Any] = (), *, on_error: OnError | str | None = None
+    ) -> Callable[[Decorated], Decorated]:
+        """Handle a TRUNCATE of *table*; arguments as :meth:`on_event`."""
+        return self._register("on_truncate", table, None, functions, on_error)
+
+    def on_message(
+        self, prefix: str, functions: Sequence[Any] = (), *, on_error: OnError | str | None = None
+    ) -> Callable[[Decorated], Decorated]:
+        """Handle messages written with ``pg_logical_emit_message(..., prefix, content)``; ``"*"`` for all.
+
+        ``event.content`` holds the bytes. Needs Postgres 14 or newer.
+        """
+        return self._register("on_message", prefix, None, functions, on_error)
+
+    def _register(
+        self,
+        kind: str,
+        target: Any,
+        filters: _FilterArgument,
+        functions: Sequence[Any],
+        on_error: OnError | str | None,
+    ) -> Callable[[Decorated], Decorated]:
+        def decorate(decorated: Decorated) -> Decorated:
+            # A task's proxy does not tell its module, and asking it would finalize the app; the caller's is the same.
+            module = sys._getframe(1).f_globals.get("__name__", "__main__")
+            self.handlers.add(kind, target, filters, functions, decorated, module, on_error)
+            self._notify()
+            return decorated
+
+        return decorate
+
+    # Changes while the producer runs.
+
+    def add_config(self, key: str, values: Any) -> None:
+        """Add *values* (one or a list) to ``subscriptions``, ``modules`` or ``publication``.
+
+        A running producer applies it at the next transaction boundary.
+
+        Raises:
+            ConfigurationError: for another key, or a wrong value.
+        """
+        self._change("add", key, values)
+
+    def remove_config(self, key: str, values: Any) -> None:
+        """Remove *values* (one or a list); otherwise as :meth:`add_config`."""
+        self._change("remove", key, values)
+
+    def replace_config(self, key: str, value: Any) -> None:
+        """Replace a setting; the producer reconnects where it concerns the connection or the slot.
+
+        Raises:
+            ConfigurationError: for a key that may not change while running, or a wrong value.
+        """
+        self._change("replace", key, value)
+
+    def reload(self) -> Reloaded:
+        """Read the settings anew from the environment, ``.env`` and ``app.conf``, and apply what is different.
+
+        The way for a new password to reach a running producer. What :meth:`add_config` and its like changed stays,
+        unless its source has changed too.
+
+        Raises:
+            ConfigurationError: what is there now is missing something or wrong; nothing was changed.
+        """
+        with self._lock:
+            current = self.settings
+            assert self._loaded is not None
+            anew = load_settings(self._keywords, self._conf())
+            found = reloaded(current, self._loaded, anew)
+            for name in found.settings.modules if "modules" in found.changed else ():
+                _require(name)
+            self._settings, self._loaded = found.settings, anew
+        if found.changed:
+            self._notify()
+        return found
+
+    def _change(self, action: str, key: str, value: Any) -> None:
+        with self._lock:
+            settings = changed(self.settings, action, key, value)
+            middlewares = self.settings.message_middleware, settings.message_middleware
+            if (
+                key == "message_middleware"
+                and self._listeners
+                and any(isinstance(middleware, Spool) for middleware in middlewares)
+            ):
+                raise ConfigurationError(
+                    "a spool can't be put in or taken out while the producer runs; start it anew"
+                )
+            # Told to whoever asks for the change; the running producer would end with it.
+            for name in settings.modules if key == "modules" else ():
+                _require(name)
+            self._settings = settings
+        self._notify()
+
+    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call *listener* (from any thread) after each change of settings or handlers; returns what ends that."""
+        with self._lock:
+            self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def _notify(self) -> None:
+        with self._lock:
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    # Event modules.
+
+    def import_modules(self) -> list[ModuleType]:
+        """Import the modules with handlers: ``<name>.events.<table>`` for each subscription, and ``modules``.
+
+        Raises:
+            ConfigurationError: ``modules`` names one that does not exist.
+        """
+        wanted = load_settings(self._keywords, self._conf(), EventModules)
+        with self._lock:
+            if self._settings is not None:
+                wanted = self._settings
+        package = f"{wanted.name}.events"
+        modules = []
+        for name in wanted.modules:
+            _require(name)
+            modules.append(importlib.import_module(name))
+        for subscription in wanted.subscriptions:
+            modules += _event_modules(package, subscription)
+        return modules
+
+    def _on_import_modules(self, **_: Any) -> None:
+        self._hide_url()
+        self.import_modules()
+
+
+def _event_modules(package: str, subscription: Table | str) -> list[ModuleType]:
+    if isinstance(subscription, Table):
+        name = f"{package}.{subscription.name}"
+        return [importlib.import_module(name)] if _exists(name) else []
+    if subscription == ALL_TABLES and _exists(package):
+        parent = importlib.import_module(package)
+        found = pkgutil.iter_modules(getattr(parent, "__path__", ()))
+        return [importlib.import_module(f"{package}.{module.name}") for module in found]
+    return []
+
+
+def _require(module: str) -> None:
+    if not _exists(module):
+        raise ConfigurationError(f"modules: there is no module {module!r} to import")
+
+
+def _exists(module: str) -> bool:
+    if not all(part.isidentifier() for part in module.split(".")):
+        return False
+    if module in sys.modules:  # find_spec refuses __main__
+        return True
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError as error:
+        # A parent that is missing is no error; something missing that a parent imports is.
+        if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
+            return False
+        raise
+
+
+def instances(app: Celery) -> dict[str, WalEx]:
+    """The WalEx objects made for *app*, by name."""
+    return dict(vars(app).get(_INSTANCES, {}))

@@ -1,0 +1,8 @@
+"""All that speaks to the broker: publishes tasks confirmed, in order, and by the batch."""
+
+from __future__ import annotations
+
+from walex_celery.broker.function import Function
+from walex_celery.broker.publisher import Publisher
+
+__all__ = ["Function", "Publisher"]

@@ -1,0 +1,149 @@
+"""A kombu connection under a deadline: failover URLs, TLS and heartbeats are kombu's; errors are ours."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import Any
+
+from celery import Celery
+from kombu import Connection
+from kombu.exceptions import OperationalError
+
+from walex_celery.errors import BrokerUnavailable, ConfigurationError, PublishRefused
+
+
+class Link:
+    """Opens the broker connection named by the app's settings, and speaks of it without secrets.
+
+    Args:
+        app: whose ``broker_write_url`` and broker settings count.
+        timeout_seconds: for connecting, and for each wait on the broker.
+        sender: the node that events are sent as; ``None`` for one made of process and host.
+        options: transport options that hold unless the user set them.
+    """
+
+    def __init__(
+        self, app: Celery, timeout_seconds: float, *, sender: str | None = None, **options: Any
+    ) -> None:
+        self.app = app
+        self.sender = sender
+        self.timeout_seconds = timeout_seconds
+        self._options = options
+        self.connection = self._new()
+
+    def _new(self) -> Connection:
+        given: dict[str, Any] = dict(self.app.conf.broker_transport_options or {})
+        try:
+            connection: Connection = self.app.connection_for_write(
+                heartbeat=self.app.conf.broker_heartbeat,
+                transport_options={**self._options, **given},
+            )
+        except ValueError:
+            # Its text quotes what it took for the port, which may be half of a password.
+            raise ConfigurationError(
+                "broker_url can't be read as a URL. Special characters in its password must be "
+                "percent-encoded (/ as %2F, # as %23, @ as %40)."
+            ) from None
+        except Exception as error:
+            raise self._bad_transport(error) from error
+        return connection
+
+    @property
+    def url(self) -> str:
+        """The address in use, with the password masked."""
+        url = self.scrub(str(self.connection.as_uri()))
+        user = self.connection.userid
+        return url.replace("://**:**@", f"://{user}:**@") if user else url
+
+    @property
+    def driver_name(self) -> str:
+        """Name of the library that the URL's transport uses: "redis", "py-amqp" ..."""
+        try:
+            return str(self.connection.transport.driver_name)
+        except Exception as error:
+            raise self._bad_transport(error) from error
+
+    def _bad_transport(self, error: Exception) -> ConfigurationError:
+        """Return the error for a transport that kombu can't load: it raises KeyError, ImportError and others."""
+        conf = self.app.conf
+        scheme = str(conf.broker_write_url or conf.broker_url).partition(":")[0]
+        return ConfigurationError(
+            f"The broker's transport {scheme!r} can't be used: {error}. Correct broker_url, or install its "
+            "library (Redis and Valkey: pip install 'walex-celery[redis]')."
+        )
+
+    def scrub(self, text: str) -> str:
+        """Return ``text`` without the broker's password."""
+        passwords = {self.connection.password, self.app.conf.broker_password}
+        for password in passwords:
+            if isinstance(password, str) and password:
+                text = text.replace(f":{password}@", ":**@")
+                if len(password) > 3:  # shorter ones would cut words to pieces
+                    text = text.replace(password, "**")
+        return text
+
+    def connect(self) -> Any:
+        """Return the transport's connection, trying each failover URL once.
+
+        Raises:
+            BrokerUnavailable: none of them answered within the deadline.
+            PublishRefused: the broker refused the login.
+        """
+        deadline = time.monotonic() + self.timeout_seconds
+        attempts = max(1, len(self.connection.alt or ()))
+        for attempt in range(attempts):
+            try:
+                # One attempt, no sleep: the caller has its own backoff.
+                self.connection.ensure_connection(max_retries=0, reraise_as_library_errors=False)
+                return self.connection.connection
+            except Exception as error:  # every driver has its own tree of errors
+                self.drop()
+                if is_login_error(error):
+                    raise PublishRefused(
+                        f"The broker {self.url} refused the login: {self.scrub(str(error))}. "
+                        "Correct the user and password in broker_url."
+                    ) from error
+                if attempt + 1 == attempts or time.monotonic() > deadline:
+                    raise self.unavailable("could not be reached", error) from error
+                self.connection.maybe_switch_next()
+        raise AssertionError("unreachable")
+
+    def unavailable(self, what: str, error: BaseException | None = None) -> BrokerUnavailable:
+        """Return the error to raise when the broker is away."""
+        cause = f": {self.scrub(_text(error))}" if error is not None else ""
+        return BrokerUnavailable(
+            f"The broker {self.url} {what}{cause}. What was not confirmed is kept and will be sent again."
+        )
+
+    def next_host(self) -> None:
+        """After a failure: drop the connection, and try the next failover URL first."""
+        self.drop()
+        with contextlib.suppress(Exception):
+            self.connection.maybe_switch_next()
+
+    def drop(self) -> None:
+        """Forget the connection without talking to the broker; never raises."""
+        with contextlib.suppress(Exception):
+            self.connection.collect(socket_timeout=0.1)
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        with contextlib.suppress(Exception):
+            self.connection.release()
+
+
+def is_login_error(error: BaseException | None) -> bool:
+    """Whether the broker said that the user or password is wrong, in any driver's words."""
+    while error is not None:
+        if type(error).__name__ in ("AccessRefused", "AuthenticationError", "NoPermissionError"):
+            return True
+        text = str(error)
+        if text.startswith(("NOAUTH", "WRONGPASS", "NOPERM")) or "ACCESS_REFUSED" in text:
+            return True
+        error = error.__cause__ if isinstance(error, OperationalError) else None
+    return False
+
+
+def _text(error: BaseException | None) -> str:
+    return str(error).rstrip(".") or type(error).__name__

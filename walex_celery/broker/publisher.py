@@ -1,0 +1,318 @@
+"""The publisher: collects tasks, writes them by the batch, and knows which the broker has confirmed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import Celery
+
+from walex_celery.broker.function import Function
+from walex_celery.broker.link import Link
+from walex_celery.broker.reasons import surroundings
+from walex_celery.broker.wire import Batch, Item, Writer
+from walex_celery.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from walex_celery.broker.redis import RedisWriter
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes Celery tasks so that each is confirmed, in the order they were added.
+
+    What was added is kept until the broker confirmed it. After :class:`BrokerUnavailable` or
+    :class:`PublishRefused`, calling :meth:`flush` and :meth:`confirm` again sends what is left, with the
+    same task ids. Not to be used by two threads at once.
+    """
+
+    def __init__(self, app: Celery, writer: Writer, *, exactly_once: bool = False) -> None:
+        self._app = app
+        self._writer = writer
+        self._exactly_once = exactly_once
+        self._functions: dict[str, Function] = {}
+        self._surroundings = surroundings()
+        self._items: list[Item] = []
+        self._size_bytes = 0
+        self._sent_events: list[dict[str, Any]] = []  # of what was added
+        self._flushed_events: list[dict[str, Any]] = []
+        self._eager: list[Callable[[], None]] = []
+        self._batches: list[Batch] = []
+        self._serial = 0
+        # The heartbeat thread and the publishing one take turns on the connection.
+        self._turn = threading.Lock()
+        self._closed = threading.Event()
+        self._heart: threading.Thread | None = None
+
+    @classmethod
+    def open(
+        cls,
+        app: Celery,
+        *,
+        timeout_seconds: float = 30.0,
+        exactly_once: bool = False,
+        sender: str | None = None,
+    ) -> Publisher:
+        """Return a publisher for the app's broker; connects when first needed.
+
+        Args:
+            app: the Celery app, whose broker settings count.
+            timeout_seconds: how long one wait on the broker may last without progress.
+            exactly_once: Redis and Valkey only: the position given to :meth:`flush` is stored with the tasks, all
+                or nothing, under the key given to :meth:`take_over`, which must be called before any flush.
+            sender: the node whose ``task-sent`` events Flower sees; ``None`` for one made of process and host.
+
+        Raises:
+            ConfigurationError: no such transport, its library is missing, or ``exactly_once`` with a broker that
+                can't do it.
+        """
+        # kombu's Redis transport waits for ever by default; the user's own options take precedence.
+        link = Link(
+            app,
+            timeout_seconds,
+            sender=sender,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            socket_keepalive=True,
+        )
+        driver = link.driver_name
+        writer: Writer
+        if driver == "redis":
+            from walex_celery.broker.redis import RedisWriter
+
+            writer = RedisWriter(link, exactly_once=exactly_once)
+        elif exactly_once:
+            raise ConfigurationError(
+                f"exactly_once_enqueue needs Redis or Valkey as the broker, not {link.url}: set "
+                "exactly_once_enqueue=False. Tasks then come at least once, always with the same id."
+            )
+        elif driver == "py-amqp":
+            from walex_celery.broker.amqp import AmqpWriter
+
+            writer = AmqpWriter(Link(app, timeout_seconds, sender=sender))
+        else:
+            from walex_celery.broker.kombu import KombuWriter
+
+            writer = KombuWriter(Link(app, timeout_seconds, sender=sender))
+        return cls(app, writer, exactly_once=exactly_once)
+
+    def prepare(self, task: Any) -> Function:
+        """Resolve and plan a task, given as an object or by name; the same task gives the same Function.
+
+        Raises:
+            ConfigurationError: it can't be sent: pickle, or not callable with one argument; or, exactly once,
+                because it sends by itself.
+        """
+        name = task if isinstance(task, str) else str(task.name)
+        if name not in self._functions:
+            function = Function(self._app, task, self._writer)
+            if self._exactly_once and function.way == "apply_async":
+                raise ConfigurationError(
+                    f"Task {name!r} can't be enqueued exactly once, because {function.reason}: what it sends by itself "
+                    "is not stored together with the position. Use a plain task, or set exactly_once_enqueue=False."
+                )
+            self._functions[name] = function
+            about = {"task": function.name, "way": function.way}
+            logger.info(
+                "Task %s is published by %s: %s", function.name, function.way, function.reason, extra=about
+            )
+        return self._functions[name]
+
+    def declare(self) -> None:
+        """Declare the queues of all prepared functions now.
+
+        Raises:
+            BrokerUnavailable: the broker is away.
+            PublishRefused: the broker has a queue of that name with other properties, or refuses it.
+        """
+        entities = {entity: None for function in self._functions.values() for entity in function.declares}
+        with self._turn:
+            self._writer.declare(entities)
+        self._start_heart()
+
+    def add(self, function: Function, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> None:
+        """Collect one task.
+
+        Args:
+            function: what :meth:`prepare` gave.
+            task_id: a UUID.
+            value: the event's JSON text in UTF-8.
+            argsrepr: what Flower shows for the argument.
+            head: what ``value`` begins with, the same object for many events; it is encoded once.
+        """
+        template = function.template
+        if template is not None and (item := template(task_id, value, argsrepr, head)) is not None:
+            self._items.append(item)
+            self._size_bytes += len(item[2]) + len(item[3])
+            if function.sent_event is not None:
+                self._sent_events.append(function.sent_event_of(task_id, argsrepr))
+        elif function.eager:
+            self._eager.append(lambda: function.run(task_id, value))
+        else:
+            items, events = function.collect(task_id, value, argsrepr, head)
+            self._items.extend(items)
+            self._size_bytes += sum(len(item[2]) + len(item[3]) for item in items)
+            self._sent_events.extend(events)
+
+    def flush(self, position: int | None = None) -> int:
+        """Write all that was added and not confirmed; may return before the broker confirmed it.
+
+        Args:
+            position: in exactly-once mode, what is stored with this batch; must grow from flush to flush.
+
+        Returns:
+            The number of this flush, for :meth:`confirm`.
+
+        Raises:
+            BrokerUnavailable: calling it again connects and sends all of it again.
+            PublishRefused: likewise, once the operator mended what the message names.
+            Fenced: in exactly-once mode, another publisher took over; :meth:`take_over` again, or give up.
+        """
+        while self._eager:
+            self._eager.pop(0)()
+        if self._items:
+            self._serial += 1
+            self._batches.append(Batch(self._items, self._size_bytes, self._serial, position))
+            self._items, self._size_bytes = [], 0
+            self._flushed_events += self._sent_events
+            self._sent_events = []
+        if self._batches:
+            with self._turn:
+                self._writer.resume(self._batches)
+                if self._exactly_once:
+                    self._redis.drop_stored(self._batches)
+                self._batches = [batch for batch in self._batches if batch.items]
+                while self._writer.one_at_a_time and len(self._batches) > 1:
+                    self._writer.write(self._batches[0])
+                    self._writer.confirm(self._batches, 1)
+                    del self._batches[0]
+                for batch in self._batches:
+                    self._writer.write(batch)
+            self._start_heart()
+        self._replan()
+        return self._serial
+
+    def confirm(self, serial: int | None = None) -> None:
+        """Return when the broker has confirmed everything flushed.
+
+        Args:
+            serial: only wait for this flush and those before it; later ones stay on their way.
+
+        Raises:
+            BrokerUnavailable: it did not within the deadline; what is not confirmed is kept.
+            PublishRefused: it will not take a task: which, for which queue, and the mend; kept likewise.
+        """
+        count = len(self._batches)
+        if serial is not None:
+            count = sum(batch.serial <= serial for batch in self._batches)
+        if not count:
+            return
+        with self._turn:
+            try:
+                self._writer.confirm(self._batches, count)
+            except BaseException:
+                self._batches = [batch for batch in self._batches if batch.items]
+                raise
+            del self._batches[:count]
+            if self._flushed_events and not self._batches:
+                events, self._flushed_events = self._flushed_events, []
+                self._writer.publish_events(events)
+
+    def take_over(self, key: str) -> int | None:
+        """In exactly-once mode: take over the position under *key* from whoever had it, and return it.
+
+        What was added or flushed here before is forgotten. From now on another publisher that had it is refused.
+
+        Args:
+            key: where the position is stored, in the broker; kombu's ``global_keyprefix`` goes before it.
+
+        Raises:
+            BrokerUnavailable, PublishRefused: the position was not read; call it again.
+        """
+        self.forget()
+        with self._turn:
+            return self._redis.take_over(key)
+
+    def reset_position(self) -> None:
+        """In exactly-once mode: forget the stored position.
+
+        Raises:
+            Fenced: another publisher has taken it over.
+            BrokerUnavailable, PublishRefused: it is still there; call it again.
+        """
+        with self._turn:
+            self._redis.reset_position()
+
+    def forget(self) -> None:
+        """Forget what is not confirmed; the broker may have some of it."""
+        self._items, self._size_bytes, self._batches = [], 0, []
+        self._sent_events, self._flushed_events = [], []
+        self._eager.clear()
+
+    @property
+    def _redis(self) -> RedisWriter:
+        """The writer, in exactly-once mode."""
+        from walex_celery.broker.redis import RedisWriter
+
+        assert isinstance(self._writer, RedisWriter)
+        return self._writer
+
+    @property
+    def unconfirmed_count(self) -> int:
+        """How many messages are kept: added, or flushed and not yet confirmed."""
+        return len(self._items) + len(self._eager) + sum(len(batch.items) for batch in self._batches)
+
+    @property
+    def added_bytes(self) -> int:
+        """Size of what was added since the last flush, in bytes."""
+        return self._size_bytes
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        """Size of the messages kept, in bytes."""
+        return self._size_bytes + sum(batch.size_bytes for batch in self._batches)
+
+    def describe(self) -> str:
+        """Return the broker's address, never with its password, and how it confirms."""
+        return self._writer.describe()
+
+    def close(self) -> None:
+        """Close the connection; what is not confirmed is forgotten. Never raises."""
+        self._closed.set()
+        if self._heart is not None:
+            self._heart.join(timeout=5)
+        with self._turn:
+            self._writer.close()
+
+    def _replan(self) -> None:
+        """Plan anew when a signal's receiver or a patch came or went since."""
+        now = surroundings()
+        if now == self._surroundings:
+            return
+        self._surroundings = now
+        for function in self._functions.values():
+            way = function.way
+            function.plan()
+            if function.way != way:
+                logger.info(
+                    "Task %s is now published by %s: %s", function.name, function.way, function.reason
+                )
+
+    def _start_heart(self) -> None:
+        if self._heart is None and self._writer.has_heartbeats:
+            self._heart = threading.Thread(target=self._beat, name="walex-broker-heartbeat", daemon=True)
+            self._heart.start()
+
+    def _beat(self) -> None:
+        """Serve heartbeats while nothing is published: a handler may run for minutes."""
+        while not self._closed.wait(1.0):
+            if self._turn.acquire(blocking=False):
+                try:
+                    self._writer.idle()
+                except Exception:
+                    logger.debug("heartbeat failed", exc_info=True)
+                finally:
+                    self._turn.release()

@@ -1,0 +1,122 @@
+"""What all commands share: the group, choosing the WalEx, signals, errors and their exit codes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import click
+from celery import Celery
+from celery.bin.base import CeleryOption
+
+from walex_celery.app import WalEx, instances
+from walex_celery.errors import (
+    ConfigurationError,
+    HandlerError,
+    PublishRefused,
+    RetryableError,
+    SetupError,
+    SlotInUse,
+    WalExError,
+)
+
+logger = logging.getLogger(__name__)
+
+#: Exit codes, by sysexits.h where it has one.
+EXIT_OK: Final = 0
+EXIT_HANDLER: Final = 70  # a batch handler failed: EX_SOFTWARE
+EXIT_NO_PRODUCER: Final = 69  # none answered: EX_UNAVAILABLE
+EXIT_SLOT_IN_USE: Final = 73
+EXIT_GAVE_UP: Final = 75  # Postgres or the broker stayed away: EX_TEMPFAIL
+EXIT_CONFIGURATION: Final = 78  # a setting, or Postgres' set-up, is wrong: EX_CONFIG
+EXIT_ERROR: Final = 1
+
+
+def exit_code(error: WalExError) -> int:
+    """The exit code for what ended the producer."""
+    if isinstance(error, SlotInUse):
+        return EXIT_SLOT_IN_USE
+    if isinstance(error, ConfigurationError | SetupError):
+        return EXIT_CONFIGURATION
+    if isinstance(error, HandlerError):
+        return EXIT_HANDLER
+    return EXIT_GAVE_UP if isinstance(error, RetryableError | PublishRefused) else EXIT_ERROR
+
+
+@click.group("walex")
+def walex() -> None:
+    """Postgres change data capture: turn committed changes into tasks."""
+
+
+#: ``--name``, of every command that concerns one WalEx.
+NAME = click.option(
+    "--name",
+    cls=CeleryOption,
+    help_group="WalEx Options",
+    help="Which WalEx, where the application has several.",
+)
+
+
+def choose(app: Celery, name: str | None) -> WalEx:
+    """The WalEx of *app* that ``--name`` names, or the only one.
+
+    Raises:
+        ConfigurationError: there is none, or it is not said which.
+    """
+    found = instances(app)
+    if not found:
+        raise ConfigurationError(
+            f"the Celery application {app.main!r} has no WalEx; add to its module:\n"
+            '  walex = WalEx(app, url="postgresql://...", publication="events", subscriptions=[...])'
+        )
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        raise ConfigurationError(f"say which WalEx with --name: {', '.join(sorted(found))}")
+    return found[name]
+
+
+def celery_command() -> str:
+    """How this process' ``celery`` was called, for lines that people are told to enter: ``celery -A shop``."""
+    arguments = iter(sys.argv[1:])
+    application = os.environ.get("CELERY_APP") or os.environ.get("APP") or "<module>"
+    for argument in arguments:
+        if argument in ("-A", "--app"):
+            application = next(arguments, application)
+        elif argument.startswith("--app="):
+            application = argument.removeprefix("--app=")
+    return f"celery -A {application}"
+
+
+def stop_on_signals(stop: Callable[[], Any]) -> None:
+    """Call *stop* at the first SIGTERM or SIGINT; a second one ends the process at once."""
+
+    def handle(number: int, _: Any) -> None:
+        logger.info("%s: finishing the batch in hand", signal.Signals(number).name)
+        stop()
+        # A second one is for those who can't wait.
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handle)
+
+
+def run_reporting(run: Callable[[], None], *, in_log: bool = False) -> int:
+    """Run; what ends it early is told once, readably, or *in_log*. Returns the exit code."""
+    try:
+        run()
+    except WalExError as error:
+        if in_log:
+            # A handler's traceback is among its fields, without secrets.
+            cause = None if isinstance(error, HandlerError) else error.__cause__ or error
+            logger.critical("%s", error, exc_info=cause, extra=error.fields)
+            return exit_code(error)
+        if isinstance(error, HandlerError):
+            click.echo(error.traceback, err=True)
+        click.echo(f"{type(error).__name__}: {error}", err=True)
+        return exit_code(error)
+    return EXIT_OK

@@ -1,0 +1,91 @@
+"""``walex setup``."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from walex_celery.cli.base import NAME, choose, run_reporting, walex
+from walex_celery.operations.setup import (
+    ADMIN_URL_VARIABLE,
+    Identity,
+    Question,
+    administrator,
+    check_wal_level,
+    plan,
+    run,
+)
+from walex_celery.postgres.connection import connect
+
+
+@walex.command("setup")
+@NAME
+@click.option("--dry-run", is_flag=True, help="Print the SQL, and run nothing.")
+@click.option(
+    "--replica-identity",
+    type=click.Choice(["full", "default", "ask"]),
+    default="ask",
+    show_default=True,
+    help="For tables whose old values handlers want: set FULL, leave them, or ask on a terminal.",
+)
+@click.option("--yes", is_flag=True, help="Answer yes to every question.")
+@click.option(
+    "--url",
+    envvar=ADMIN_URL_VARIABLE,
+    help=f"Connect as this role, instead of the producer's; better given in {ADMIN_URL_VARIABLE}.",
+)
+@click.pass_context
+def setup_command(
+    ctx: click.Context,
+    name: str | None,
+    dry_run: bool,
+    replica_identity: Identity,
+    yes: bool,
+    url: str | None,
+) -> None:
+    """Make the database fit the application: publication, replica identity, durable slot.
+
+    Prints each statement, then runs it. What is right already is left alone, nothing is ever dropped, and a
+    second run finds nothing to do. The output is SQL: with --dry-run, for somebody else to run.
+    """
+
+    def decide(question: Question) -> bool:
+        if replica_identity != "ask":
+            return replica_identity == "full"
+        if yes:
+            return True
+        if not sys.stdin.isatty():
+            return False
+        return click.confirm(f"{question.sentence}\nSet it?", default=question.advised, err=True)
+
+    def work() -> None:
+        application = choose(ctx.obj.app, name)
+        application.import_modules()
+        settings = administrator(application.settings, url)
+        connection = connect(settings)
+        try:
+            found = plan(
+                connection, settings, application.handlers, decide=decide, role=application.settings.username
+            )
+            for note in found.notes:
+                click.echo(f"-- note: {note}")
+            if not found.fits:
+                click.echo("-- nothing to do")
+            elif dry_run:
+                for fit in found.fits:
+                    click.echo(f"-- {fit.why}\n{fit.sql}")
+            else:
+                if settings.durable_slot:
+                    check_wal_level(connection)
+                run(
+                    connection,
+                    settings,
+                    found.fits,
+                    started=lambda fit: click.echo(f"-- {fit.why}\n{fit.sql}"),
+                )
+                click.echo("-- done")
+        finally:
+            connection.close()
+
+    ctx.exit(run_reporting(work))

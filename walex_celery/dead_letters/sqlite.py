@@ -1,0 +1,212 @@
+"""Dead letters in a SQLite file on the producer's host, where it may not write to the database."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from walex_celery.dead_letters.letter import Letter
+from walex_celery.dead_letters.store import Try
+from walex_celery.errors import ConfigurationError, DeadLettersUnavailable
+from walex_celery.lsn import Lsn
+
+Result = TypeVar("Result")
+
+#: Seconds to wait for another process that writes.
+BUSY_SECONDS: Final = 5.0
+
+# Of a letter everything but its events, as JSON: what is looked for is in columns of its own. Events are a JSON text
+# sequence (RFC 7464): no JSON text holds its separator.
+_SEPARATOR: Final = "\x1e"
+_TABLE: Final = """
+CREATE TABLE IF NOT EXISTS dead_letters (
+    id TEXT PRIMARY KEY, instance TEXT NOT NULL, lsn TEXT NOT NULL, first_index INTEGER NOT NULL,
+    letter TEXT NOT NULL, events TEXT NOT NULL
+)
+"""
+
+_decode = msgspec.json.Decoder(Letter, dec_hook=lambda _, text: Lsn.parse(text)).decode
+
+
+class SqliteStore:
+    """The letters of one instance in a file; see :class:`~walex_celery.dead_letters.store.Store`.
+
+    Args:
+        path: of the file, made when the first letter is stored. It holds row data: its owner alone may read it.
+        instance: name of the WalEx.
+    """
+
+    def __init__(self, path: Path, instance: str) -> None:
+        self.path = path
+        self._instance = instance
+        self._opened: sqlite3.Connection | None = None
+
+    @property
+    def where(self) -> str:
+        """Where it is, for people."""
+        return f"file {self.path}"
+
+    def prepare(self) -> None:
+        """Make the file, so that what can't work is told at the start.
+
+        Raises:
+            ConfigurationError: it can't be made or written.
+        """
+        try:
+            self._run(lambda connection: None)
+        except DeadLettersUnavailable as error:
+            raise ConfigurationError(
+                f"{error}\n  mend: set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
+            ) from error
+
+    def add(self, letter: Letter) -> None:
+        """Store *letter*, or the error of one that is there."""
+
+        def insert(connection: sqlite3.Connection) -> None:
+            connection.execute("BEGIN IMMEDIATE")
+            known = _find(connection, letter.id)
+            kept = letter if known is None else msgspec.structs.replace(letter, failed_at=known.failed_at)
+            connection.execute(
+                "INSERT OR REPLACE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)",
+                (
+                    letter.id,
+                    letter.instance,
+                    # Sorts as a number; SQLite's own have a bit less.
+                    f"{letter.lsn:016X}",
+                    letter.index,
+                    _summary_json(kept),
+                    _SEPARATOR.join(letter.events),
+                ),
+            )
+            connection.execute("COMMIT")
+
+        self._run(insert)
+
+    def summaries(self) -> list[Letter]:
+        """All letters without their events."""
+        select = "SELECT letter FROM dead_letters WHERE instance = ? ORDER BY lsn, first_index, id"
+        none: list[tuple[str]] = []
+        rows = self._read(lambda connection: connection.execute(select, (self._instance,)).fetchall(), none)
+        return [_decode(text) for (text,) in rows]
+
+    def get(self, id: str) -> Letter | None:
+        """A letter with its events."""
+        return self._read(lambda connection: _find(connection, id), None)
+
+    def attempt(self, id: str, attempt: Try) -> bool:
+        """Hold a letter while *attempt* has it; a producer may store others meanwhile."""
+        if self.get(id) is None:
+            return False
+        with self._held(id) as held:
+            letter = self.get(id) if held else None
+            if letter is None:
+                return False
+            left = attempt(letter)
+            if left is None:
+                self.discard([id])
+            else:
+                update = "UPDATE dead_letters SET letter = ? WHERE id = ?"
+                self._run(lambda connection: connection.execute(update, (_summary_json(left), id)))
+            return True
+
+    def discard(self, ids: Iterable[str]) -> int:
+        """Remove letters."""
+        delete = "DELETE FROM dead_letters WHERE instance = ? AND id = ?"
+
+        def remove(connection: sqlite3.Connection) -> int:
+            return sum(connection.execute(delete, (self._instance, id)).rowcount for id in ids)
+
+        return self._read(remove, 0)
+
+    def count(self) -> int:
+        """How many there are."""
+        select = "SELECT count(*) FROM dead_letters WHERE instance = ?"
+        return self._read(
+            lambda connection: int(connection.execute(select, (self._instance,)).fetchone()[0]), 0
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
+
+    @contextmanager
+    def _held(self, id: str) -> Iterator[bool]:
+        """The letter's byte of a lock file: the kernel lets go of it when its holder dies."""
+        path = f"{self.path}.lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DeadLettersUnavailable(f"dead letters: {path} can't be opened: {error.strerror}") from error
+        try:
+            try:
+                fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(id, 16) >> 2)
+            except (BlockingIOError, PermissionError):
+                yield False
+            else:
+                yield True
+        finally:
+            os.close(descriptor)
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # Made here, for its mode: SQLite gives its -wal and -shm the same.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute(_TABLE)
+            except BaseException:
+                connection.close()
+                raise
+            _sync_folder(self.path.parent)
+            self._opened = connection
+        return self._opened
+
+    def _read(self, step: Callable[[sqlite3.Connection], Result], nothing: Result) -> Result:
+        """Do *step*; who only looks makes no file."""
+        return self._run(step) if self._opened is not None or self.path.exists() else nothing
+
+    def _run(self, step: Callable[[sqlite3.Connection], Result]) -> Result:
+        try:
+            return step(self._connected())
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            told = error.strerror if isinstance(error, OSError) else error
+            raise DeadLettersUnavailable(f"dead letters: {self.where} can't be used: {told}") from error
+
+
+def _find(connection: sqlite3.Connection, id: str) -> Letter | None:
+    with closing(connection.execute("SELECT letter, events FROM dead_letters WHERE id = ?", (id,))) as found:
+        row: Any = found.fetchone()
+    if row is None:
+        return None
+    return msgspec.structs.replace(_decode(row[0]), events=tuple(row[1].split(_SEPARATOR)))
+
+
+def _summary_json(letter: Letter) -> str:
+    # What is no Unicode (lone surrogates in an error's text) is escaped, as in the other store.
+    plain = {
+        name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+        for name, value in msgspec.structs.asdict(letter).items()
+    }
+    plain |= {"lsn": str(letter.lsn), "events": ()}
+    return msgspec.json.encode(plain).decode()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,160 @@
+"""Checks of the Celery application: its handlers, its settings, and the libraries under it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator
+from typing import Final
+
+from walex_celery.errors import ConfigurationError
+from walex_celery.filters import Table
+from walex_celery.operations.doctor.context import Context
+from walex_celery.operations.doctor.finding import Finding, do, python, shell
+from walex_celery.operations.doctor.mends import finding_of
+from walex_celery.operations.doctor.registry import check
+from walex_celery.operations.needs import unsubscribed_handlers, wants_rows
+
+_NEEDED: Final = {"celery": (5, 5), "kombu": (5, 5)}
+_POOLER_HOSTS: Final = ("-pooler.", "pooler.supabase.com")
+_JSON: Final = frozenset({"json", "application/json"})
+
+
+@check("celery and kombu are new enough")
+def versions(context: Context) -> Iterator[Finding]:
+    """Versions of the libraries."""
+    for library, needed in _NEEDED.items():
+        found = importlib.metadata.version(library)
+        major, minor = (int(part) for part in found.split(".")[:2])
+        if (major, minor) < needed:
+            wanted = ".".join(map(str, needed))
+            yield Finding(
+                "versions",
+                "error",
+                f"{library} {found} is too old; {wanted} or newer is needed",
+                shell(f"pip install '{library}>={wanted}'"),
+            )
+
+
+@check("hostname= is no connection pooler's that we know")
+def pooler(context: Context) -> Iterator[Finding]:
+    """The poolers of Supabase and Neon pass no replication connections on."""
+    host = context.settings.hostname
+    if any(part in host for part in _POOLER_HOSTS):
+        yield Finding(
+            "pooler",
+            "error",
+            f"hostname= {host!r} is a connection pooler, which can't stream replication",
+            do(
+                "Set hostname= (or the url) to the server's own address: Supabase db.PROJECT.supabase.co:5432, Neon "
+                "the host without -pooler"
+            ),
+        )
+
+
+@check("there are handlers")
+def handlers_exist(context: Context) -> Iterator[Finding]:
+    """An application without handlers reads the slot for nothing."""
+    if not context.handlers:
+        settings = context.settings
+        yield Finding(
+            "handlers_exist",
+            "warning",
+            "no handler is registered: changes are read, and nothing is done with them",
+            do(
+                f"Put @walex.on_event(...) above a function or a task in the application's module, in "
+                f"{settings.name}.events.<table>, or in a module named in modules="
+            ),
+        )
+
+
+@check("what handlers are of is subscribed to")
+def handlers_subscribed(context: Context) -> Iterator[Finding]:
+    """Handlers of tables that are not in ``subscriptions`` are never called."""
+    lacking: dict[Table, list[str]] = {}
+    for handler in unsubscribed_handlers(context.settings, context.handlers):
+        assert handler.table is not None
+        lacking.setdefault(handler.table, []).append(handler.name)
+    for table, names in lacking.items():
+        yield Finding(
+            "handlers_subscribed",
+            "error",
+            f"handler {', '.join(names)} is of {table}, which is not in subscriptions: it is never called",
+            python(f"subscriptions=[..., {str(table)!r}]"),
+        )
+    if not context.settings.subscriptions and wants_rows(context.handlers) and not lacking:
+        yield Finding(
+            "handlers_subscribed",
+            "error",
+            "subscriptions is empty: no change of any table is looked at",
+            python("subscriptions=['*']"),
+        )
+
+
+@check("every subscription has a handler")
+def subscriptions_handled(context: Context) -> Iterator[Finding]:
+    """Tables subscribed to for nothing."""
+    for table in context.settings.subscriptions:
+        if isinstance(table, Table) and not any(
+            handler.table in (None, table) for handler in context.handlers if handler.kind != "on_message"
+        ):
+            yield Finding(
+                "subscriptions_handled",
+                "info",
+                f"{table} is subscribed to, and has no handler: its changes do nothing",
+            )
+
+
+@check("the handlers' functions can be sent as tasks")
+def functions(context: Context) -> Iterator[Finding]:
+    """Each function is a Celery task that takes an event and can be serialized."""
+    try:
+        assert context.functions is not None
+    except ConfigurationError as error:
+        yield finding_of("functions", "error", error)
+
+
+@check("workers accept JSON")
+def accept_content(context: Context) -> Iterator[Finding]:
+    """Events go as JSON; a worker discards what it does not accept."""
+    accepted = {str(content) for content in context.app.conf.accept_content or ()}
+    if not accepted & _JSON:
+        listed = ", ".join(map(repr, ["json", *sorted(accepted)]))
+        yield Finding(
+            "accept_content",
+            "error",
+            f"accept_content is {sorted(accepted)}: workers discard tasks in JSON, which events are sent as",
+            python(f"app.conf.accept_content = [{listed}]"),
+        )
+
+
+@check("tasks run in workers")
+def eager(context: Context) -> Iterator[Finding]:
+    """``task_always_eager`` is for tests: tasks run in the producer."""
+    if context.app.conf.task_always_eager:
+        yield Finding(
+            "eager",
+            "warning",
+            "task_always_eager is set: tasks run in the producer, one after the other, and reach no worker",
+            python("app.conf.task_always_eager = False"),
+        )
+
+
+@check("no result is stored for nobody")
+def result_backend(context: Context) -> Iterator[Finding]:
+    """With the ``rpc`` backend results go to a queue that the producer never reads."""
+    backend = str(context.app.conf.result_backend or "")
+    if not backend.startswith("rpc") or context.app.conf.task_ignore_result:
+        return
+    names = [
+        function.name
+        for function in context.functions
+        if not getattr(context.app.tasks.get(function.name), "ignore_result", False)
+    ]
+    if names:
+        yield Finding(
+            "result_backend",
+            "warning",
+            f"results of {', '.join(names)} go to a reply queue (result_backend = 'rpc://') that the producer never "
+            "reads",
+            python("@app.task(ignore_result=True)"),
+        )

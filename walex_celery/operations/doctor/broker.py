@@ -1,0 +1,44 @@
+"""Checks of the broker: what it may lose although it confirmed it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+
+from walex_celery.broker import durability
+from walex_celery.operations.doctor.context import PATIENCE_SECONDS, Context
+from walex_celery.operations.doctor.finding import Finding, Step, do, python, shell
+from walex_celery.operations.doctor.registry import check
+
+_COMMAND = re.compile(r"CONFIG (SET|REWRITE)\b")
+
+
+@check("what the broker confirms, it keeps")
+def broker_durability(context: Context) -> Iterator[Finding]:
+    """The weaknesses that the producer warns of at its start, each with where to enter its mend."""
+    for weakness in durability.examine(context.app, context.functions, timeout_seconds=PATIENCE_SECONDS):
+        yield Finding(
+            "broker_durability",
+            weakness.severity,
+            weakness.sentence.rstrip("."),
+            _steps(weakness.mend, context),
+        )
+
+
+def _steps(mend: str, context: Context) -> tuple[Step, ...]:
+    if _COMMAND.match(mend):
+        return shell(*(f"{_redis_cli(context)} {line}" for line in mend.split("; ")))
+    if mend.startswith("broker_transport_options"):
+        return python(f"app.conf.{mend}")
+    return do(mend) if mend else ()
+
+
+def _redis_cli(context: Context) -> str:
+    """Calls redis-cli for the broker; a password it takes from REDISCLI_AUTH."""
+    connection = context.link.connection
+    if connection.transport_cls == "socket" or str(connection.as_uri()).startswith("redis+socket"):
+        return f"redis-cli -s {shlex.quote('/' + str(connection.virtual_host).lstrip('/'))}"
+    tls = " --tls" if connection.ssl else ""
+    host = shlex.quote(str(connection.hostname or "localhost"))
+    return f"redis-cli -h {host} -p {connection.port or 6379}{tls}"

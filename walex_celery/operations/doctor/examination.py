@@ -1,0 +1,95 @@
+"""The whole examination: what can't be reached is a finding, and what does not need it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from types import ModuleType
+from typing import Final
+
+import msgspec
+
+from walex_celery.app import WalEx
+from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.operations.doctor import (
+    application,
+    broker,
+    identity,
+    letters,
+    publication,
+    role,
+    server,
+    slot,
+    workers,
+)
+from walex_celery.operations.doctor.context import Context
+from walex_celery.operations.doctor.finding import SEVERITIES, Finding, do
+from walex_celery.operations.doctor.mends import finding_of
+from walex_celery.operations.doctor.registry import checks_of, make
+
+# The order in which they are made, and told: what must be right first comes first.
+_POSTGRES: Final = (server, role, publication, identity, slot, letters)
+
+#: Where the error itself has no line that mends it.
+_LAST_RESORT: Final = {
+    "modules": "Mend the module: its own traceback is in: python -c 'import <module>'",
+    "settings": "Give them as it says: as keywords of WalEx(), in the environment or in .env",
+    "postgres": "Start Postgres, or correct hostname= and port= (or the url)",
+    "broker": "Start the broker, or correct broker_url",
+}
+
+
+def examine(walex: WalEx, command: str, *, clock: Callable[[], float] = time.time) -> list[Finding]:
+    """All findings about *walex*, the worst first; changes nothing, and takes a few seconds.
+
+    Args:
+        walex: the application.
+        command: how ``celery`` is called for it, ``celery -A shop``.
+        clock: the time here, in seconds since 1970.
+    """
+    context = Context(walex, command, clock)
+    try:
+        findings = list(_examine(context))
+    finally:
+        context.close()
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
+
+
+def _examine(context: Context) -> Iterator[Finding]:
+    handled = yield from _reach(
+        "modules", "the event modules can be imported", lambda: context.handlers, context
+    )
+    set_up = yield from _reach("settings", "the settings are right", lambda: context.settings, context)
+    if handled and set_up:
+        yield from _make((application,), context)
+        if (yield from _reach("postgres", "Postgres can be reached", context.connect, context)):
+            yield from _make(_POSTGRES, context)
+    if (
+        yield from _reach("broker", "the broker can be reached", context.connect_broker, context)
+    ) and handled:
+        yield from _make((broker, workers), context)
+
+
+def _make(modules: tuple[ModuleType, ...], context: Context) -> Iterator[Finding]:
+    for module in modules:
+        yield from make(checks_of(module.__name__), context)
+
+
+def _reach(
+    check: str, fine: str, reach: Callable[[], object], context: Context
+) -> Generator[Finding, None, bool]:
+    """Do what others need; returns whether it went well."""
+    try:
+        reach()
+    except (ConfigurationError, WalExError) as error:
+        found = finding_of(check, "error", error)
+        # The rest of the broker's error is the producer's: it keeps what was not confirmed.
+        sentence = found.sentence.partition(" What was not confirmed")[0].rstrip(".")
+        yield msgspec.structs.replace(found, sentence=sentence, mend=found.mend or do(_LAST_RESORT[check]))
+        return False
+    except Exception as error:  # what users' modules raise, anything
+        text = context.scrub(f"{type(error).__name__}: {error}")
+        yield Finding(check, "error", f"this failed: {text}", do(_LAST_RESORT[check]))
+        return False
+    yield Finding(check, "ok", fine)
+    return True

@@ -1,0 +1,69 @@
+"""What the doctor says: findings, and the steps that mend them."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+Severity: TypeAlias = Literal["error", "warning", "info", "ok"]
+
+#: The worst first.
+SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning", "info", "ok")
+
+How: TypeAlias = Literal["sql", "shell", "python", "do"]
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One line that mends something.
+
+    Attributes:
+        how: where it is to be entered: ``sql`` in the database, ``shell``, ``python`` (a setting of the
+            application), or ``do``: a sentence to follow.
+        line: what to enter.
+    """
+
+    how: How
+    line: str
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What one check found.
+
+    Attributes:
+        check: the check's id.
+        severity: ``error``: events don't arrive, or are lost. ``warning``: they will not, or it will hurt.
+            ``info``: worth knowing. ``ok``: looked at, and nothing found.
+        sentence: one sentence.
+        mend: steps, in their order; empty where there is nothing to mend.
+    """
+
+    check: str
+    severity: Severity
+    sentence: str
+    mend: tuple[Step, ...] = ()
+
+
+def sql(*lines: str) -> tuple[Step, ...]:
+    """Steps of SQL."""
+    return tuple(Step("sql", line) for line in lines)
+
+
+def shell(*lines: str) -> tuple[Step, ...]:
+    """Steps for a shell."""
+    return tuple(Step("shell", line) for line in lines)
+
+
+def python(*lines: str) -> tuple[Step, ...]:
+    """Steps in the application's code or settings."""
+    return tuple(Step("python", line) for line in lines)
+
+
+def do(*lines: str) -> tuple[Step, ...]:
+    """Steps told in words."""
+    return tuple(Step("do", line) for line in lines)
+
+
+def worst(findings: list[Finding]) -> Severity:
+    """The worst severity among *findings*; ``ok`` of none."""
+    return min((finding.severity for finding in findings), key=SEVERITIES.index, default="ok")

@@ -1,0 +1,47 @@
+"""Checks of dead letters: where they would go, and whether any wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from walex_celery.dead_letters import TABLE, open_dead_letters
+from walex_celery.operations.doctor.context import Context
+from walex_celery.operations.doctor.finding import Finding, shell, sql
+from walex_celery.operations.doctor.registry import LeftOut, check
+from walex_celery.operations.fitting import dead_letters_are_used, fit_dead_letters
+
+
+@check("dead letters can be stored")
+def dead_letter_table(context: Context) -> Iterator[Finding]:
+    """Whether ``walex.dead_letters`` is there for the producer's role, where a handler's failures go there."""
+    if not dead_letters_are_used(context.settings, context.handlers):
+        raise LeftOut
+    fits = fit_dead_letters(context.connection, context.role, context.statements)
+    if not fits:
+        return
+    required = context.settings.dead_letters == "postgres"
+    yield Finding(
+        "dead_letter_table",
+        "error" if required else "info",
+        f"role {context.role!r} can't write to {TABLE}, "
+        + (
+            "which dead_letters= names"
+            if required
+            else "so that dead letters go to a file on the producer's host"
+        ),
+        sql(*(fit.sql for fit in fits)),
+    )
+
+
+@check("no dead letter waits")
+def dead_letters(context: Context) -> Iterator[Finding]:
+    """Events whose handler failed, and that nobody has looked at."""
+    with open_dead_letters(context.settings) as letters:
+        count, where = letters.count(), letters.where
+    if count:
+        yield Finding(
+            "dead_letters",
+            "warning",
+            f"{count} dead letter{'s wait' if count > 1 else ' waits'} in {where}: events whose handler failed",
+            shell(f"{context.command} walex dead-letters list"),
+        )

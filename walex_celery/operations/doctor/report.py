@@ -1,0 +1,68 @@
+"""The findings, for people and for programs."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from rich.text import Text
+
+from walex_celery.operations.doctor.finding import Finding, Severity, Step, worst
+
+#: Version of what ``--json`` prints; it grows when a field goes away or changes its meaning.
+JSON_VERSION: Final = 1
+
+_MARKS: Final[dict[Severity, tuple[str, str]]] = {
+    "error": ("✗", "bold red"),
+    "warning": ("!", "bold yellow"),
+    "info": ("i", "cyan"),
+    "ok": ("✓", "green"),
+}
+#: For a terminal whose encoding has no others.
+_PLAIN: Final[dict[Severity, str]] = {"error": "x", "warning": "!", "info": "i", "ok": "+"}
+_HOW: Final = {"sql": "SQL", "shell": "shell", "python": "code", "do": "do"}
+
+
+def for_people(name: str, findings: list[Finding], *, every: bool, encoding: str = "utf-8") -> list[Text]:
+    """Lines for a terminal: each finding, the steps that mend it under it; those that are fine singly if *every*."""
+    lines: list[Text] = []
+
+    def mark(severity: Severity) -> tuple[str, str]:
+        sign, style = _MARKS[severity]
+        return (sign if encoding.lower().startswith("utf") else _PLAIN[severity]), style
+
+    for finding in findings:
+        if finding.severity == "ok" and not every:
+            continue
+        lines.append(
+            Text.assemble(mark(finding.severity), " ", finding.sentence, (f"  [{finding.check}]", "dim"))
+        )
+        lines += map(_step, finding.mend)
+    counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _MARKS}
+    told = (
+        f" {name}: {_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}, "
+        f"{counts['info']} worth knowing, {counts['ok']} fine"
+    )
+    lines.append(Text.assemble(mark(worst(findings)), told))
+    return lines
+
+
+def _step(step: Step) -> Text:
+    return Text.assemble(
+        "    ", (f"{_HOW[step.how]:<6}", "dim"), (step.line, "bold" if step.how != "do" else "")
+    )
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def for_programs(name: str, findings: list[Finding]) -> bytes:
+    """One JSON document: ``version``, ``name``, ``worst``, and ``findings`` with their ``mend``."""
+    document: dict[str, Any] = {
+        "version": JSON_VERSION,
+        "name": name,
+        "worst": worst(findings),
+        "findings": findings,
+    }
+    return msgspec.json.format(msgspec.json.encode(document), indent=2)

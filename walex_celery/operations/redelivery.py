@@ -1,0 +1,85 @@
+"""Trying dead letters again: the batch handler is called here, the task is enqueued, with the ids they had."""
+
+from __future__ import annotations
+
+from walex_celery.app import WalEx
+from walex_celery.broker import Publisher
+from walex_celery.calling import failure_of
+from walex_celery.dead_letters import DeadLetters, Letter
+from walex_celery.errors import ConfigurationError
+from walex_celery.event import Event
+from walex_celery.handlers import BatchHandler
+from walex_celery.redaction import secrets_of
+
+
+class Redelivery:
+    """Tries the dead letters of *walex* again, one at a time.
+
+    Args:
+        walex: the application; its handlers' modules are imported.
+        letters: where they are.
+
+    Attributes:
+        failures: letters that failed again, as they are now.
+    """
+
+    def __init__(self, walex: WalEx, letters: DeadLetters) -> None:
+        walex.import_modules()
+        self._walex = walex
+        self._letters = letters
+        self.failures: dict[str, Letter] = {}
+
+    def attempt(self, id: str) -> bool | None:
+        """Try a letter again; whether that went well. ``None``: it is gone, or another process tries it just now.
+
+        Raises:
+            ConfigurationError: its handler does not exist any more.
+            WalExError: the letters, or the broker, can't be reached.
+        """
+        if not self._letters.attempt(id, self._try):
+            return None
+        return id not in self.failures
+
+    def _try(self, letter: Letter) -> Letter | None:
+        events = [Event.from_json(text) for text in letter.events]
+        if letter.kind == "batch":
+            batch = self._batch_handler(letter)
+            try:
+                batch(events)
+            except Exception as error:
+                return self._failed(letter, error)
+            return None
+        return self._enqueue(letter, events[0])
+
+    def _enqueue(self, letter: Letter, event: Event) -> Letter | None:
+        # The broker being away says nothing about the letter.
+        publisher = Publisher.open(self._walex.app, timeout_seconds=self._walex.settings.publish_timeout)
+        try:
+            function = publisher.prepare(self._walex.app.tasks.get(letter.handler, letter.handler))
+            publisher.declare()
+            try:
+                publisher.add(function, letter.task_id, event.to_json(), repr(event))
+            except Exception as error:
+                return self._failed(letter, error)
+            publisher.flush()
+            publisher.confirm()
+        finally:
+            publisher.close()
+        return None
+
+    def _failed(self, letter: Letter, error: Exception) -> Letter:
+        told = failure_of(error, secrets_of(self._walex.app, self._walex.settings))
+        failed = self.failures[letter.id] = letter.failed_again(told.type, told.text, told.traceback)
+        return failed
+
+    def _batch_handler(self, letter: Letter) -> BatchHandler:
+        for handler in self._walex.handlers:
+            if handler.batch and (handler.name, handler.registration) == (
+                letter.handler,
+                letter.registration,
+            ):
+                return handler.batch
+        raise ConfigurationError(
+            f"dead letter {letter.id} is of {letter.handler}, {letter.registration}, which is not registered any more\n"
+            "  mend: register a handler of that name and table again, or discard the letter"
+        )

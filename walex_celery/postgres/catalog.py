@@ -1,0 +1,262 @@
+"""What the stream does not tell of a relation: its types' names and make-up, and its primary key.
+
+Read over an ordinary connection, so the catalog may be newer than the WAL being read: a type that is gone by
+now is known by the name its Type message gave, and its values stay text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import psycopg2
+from psycopg2.extensions import connection as Connection
+
+from walex_celery.lsn import Lsn
+from walex_celery.postgres.connection import connect, explain_error, quote_identifier
+from walex_celery.postgres.pgoutput import Relation, Type
+from walex_celery.record import text_of_cell
+from walex_celery.settings import WalExSettings
+from walex_celery.types import TypeDefinition
+
+_XID_MASK: Final = 0xFFFFFFFF
+
+#: Integers by their SQL names, as WalEx prints them; all other types by ``pg_type.typname``.
+_SQL_NAMES: Final = {"int2": "smallint", "int4": "integer", "int8": "bigint"}
+
+# Names come as bytes (textsend): a SQL_ASCII database may hold any, where text would have to be UTF-8.
+_TYPES = """
+SELECT t.oid, n.nspname = 'pg_catalog', textsend(t.typname::text),
+       textsend(quote_ident(n.nspname) || '.' || quote_ident(t.typname)),
+       t.typtype, t.typdelim,
+       CASE WHEN e.typarray = t.oid THEN t.typelem END,
+       nullif(t.typbasetype, 0),
+       coalesce(r.rngsubtype, m.rngtypid),
+       (SELECT array_agg(textsend(a.attname::text) ORDER BY a.attnum) FROM pg_attribute a
+        WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped),
+       (SELECT array_agg(a.atttypid::bigint ORDER BY a.attnum) FROM pg_attribute a
+        WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped)
+FROM pg_type t
+JOIN pg_namespace n ON n.oid = t.typnamespace
+LEFT JOIN pg_type e ON e.oid = t.typelem
+LEFT JOIN pg_range r ON r.rngtypid = t.oid
+LEFT JOIN pg_range m ON m.rngmultitypid = t.oid
+WHERE t.oid = ANY(%s::oid[])
+"""
+
+_PRIMARY_KEY = """
+SELECT array_agg(textsend(a.attname::text) ORDER BY k.position)
+FROM pg_index i
+CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (attnum, position)
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = %s AND i.indisprimary
+"""
+
+_WAL_LSN = """
+SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+"""
+
+# Of a table that is gone nobody knows whether it had partitions; only a publication via their root would show it.
+_PARTITIONS = """
+SELECT coalesce(
+         c.relkind = 'p',
+         EXISTS (SELECT FROM pg_publication WHERE pubname::text = ANY(%s) AND pubviaroot)
+       ),
+       c.relkind = 'p' AND NOT EXISTS (
+         SELECT FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS leaf ON leaf.oid = t.relid
+         WHERE t.isleaf AND leaf.relreplident <> 'f'
+       )
+FROM (SELECT %s::oid AS oid) AS wanted LEFT JOIN pg_class AS c USING (oid)
+"""
+
+# The composites that columns of these types hold, however deep.
+_COMPOSITES = """
+WITH RECURSIVE part (oid) AS (
+  SELECT unnest(%s::oid[])
+  UNION
+  SELECT inner_oid FROM part JOIN pg_type AS t USING (oid) CROSS JOIN LATERAL (
+    SELECT t.typelem UNION ALL SELECT t.typbasetype
+    UNION ALL SELECT rngsubtype FROM pg_range WHERE rngtypid = t.oid
+    UNION ALL SELECT rngtypid FROM pg_range WHERE rngmultitypid = t.oid
+    UNION ALL SELECT atttypid FROM pg_attribute
+      WHERE t.typtype = 'c' AND attrelid = t.typrelid AND attnum > 0 AND NOT attisdropped
+  ) AS inner_types (inner_oid) WHERE inner_oid <> 0
+)
+SELECT t.typrelid::bigint FROM part JOIN pg_type AS t USING (oid) WHERE t.typtype = 'c'
+"""
+
+# Rows of attributes that were dropped tell of it too.
+_ALTERED = """
+SELECT coalesce(array_agg(DISTINCT xmin::text::bigint), '{}'),
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
+       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+FROM pg_attribute WHERE attrelid = ANY(%s::oid[]) AND attnum > 0
+"""
+
+_KINDS: Final = {"e": "enum", "d": "domain", "c": "composite", "r": "range", "m": "multirange"}
+
+
+def _quoted(name: str) -> str:
+    """As ``quote_ident`` has it, but for keywords; of a type that is gone nothing but its name is known."""
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else quote_identifier(name)
+
+
+def _name_of(sent: memoryview) -> str:
+    return text_of_cell(bytes(sent))
+
+
+class Altered(NamedTuple):
+    """Transactions that altered something, and where the server was when this was read.
+
+    No transaction had come as far as the id ``upper``. What commits before ``wal_lsn`` is seen by the next reading,
+    not surely by this one.
+    """
+
+    xids: frozenset[int]
+    upper: int
+    wal_lsn: Lsn
+
+    def may_follow(self, xid: int) -> bool:
+        """Whether one of them was *xid* or began after it; ids go round (manual, section 67.1).
+
+        One that began before and committed after it is not found: the few rows that another writes while a
+        transaction which altered a composite type stays open.
+        """
+        return any(not _precedes(altering, xid) and _precedes(altering, self.upper) for altering in self.xids)
+
+
+def _precedes(xid: int, other: int) -> bool:
+    return (xid - other) & _XID_MASK > _XID_MASK // 2
+
+
+class Catalog:
+    """The catalog of one database, read when a Relation message asks for it."""
+
+    def __init__(self, settings: WalExSettings) -> None:
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._announced: dict[int, Type] = {}
+
+    def announce(self, type: Type) -> None:
+        """Remember the name that the stream gave for a type, should the catalog not have it any more."""
+        self._announced[type.oid] = type
+
+    def columns(self, relation: Relation) -> tuple[dict[str, str], dict[str, TypeDefinition]]:
+        """Type name by column name, and the definitions of those types that are not built in."""
+        rows = self._type_rows({column.type_oid for column in relation.columns})
+        names: dict[int, str] = {}
+        definitions: dict[str, TypeDefinition] = {}
+        columns = {
+            column.name: self._name(column.type_oid, rows, names, definitions) for column in relation.columns
+        }
+        return columns, definitions
+
+    def primary_key(self, relation: Relation) -> tuple[str, ...]:
+        """The columns of the relation's primary key; empty without one."""
+        rows = self._query(_PRIMARY_KEY, (relation.oid,))
+        present = {column.name for column in relation.columns}
+        key = tuple(map(_name_of, rows[0][0] or ())) if rows else ()
+        return key if present.issuperset(key) else ()
+
+    def wal_lsn(self) -> Lsn:
+        """Where the server writes now; of a standby, where it replays."""
+        ((lsn,),) = self._query(_WAL_LSN, ())
+        return Lsn.parse(lsn)
+
+    def partitions_are_full(self, relation: Relation) -> bool | None:
+        """Whether REPLICA IDENTITY FULL holds for all of a table's partitions; ``None`` if it has none."""
+        ((partitioned, full),) = self._query(_PARTITIONS, (list(self._settings.publication), relation.oid))
+        return bool(full) if partitioned else None
+
+    def composites(self, relation: Relation) -> list[int]:
+        """The composite types within the relation's columns, by the oids of their rows in ``pg_class``."""
+        oids = [column.type_oid for column in relation.columns]
+        return [row[0] for row in self._query(_COMPOSITES, (oids,))]
+
+    def altered(self, composites: Sequence[int]) -> Altered:
+        """The transactions that made what the catalog says of :meth:`composites`."""
+        ((xids, upper, wal_lsn),) = self._query(_ALTERED, (list(composites),))
+        return Altered(frozenset(map(int, xids)), int(upper) & _XID_MASK, Lsn.parse(wal_lsn))
+
+    def close(self) -> None:
+        """Close the connection; the next question opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _type_rows(self, oids: Iterable[int]) -> dict[int, Sequence[Any]]:
+        """The types of *oids* and all that they are made of."""
+        rows: dict[int, Sequence[Any]] = {}
+        wanted = set(oids)
+        while wanted:
+            found = {row[0]: row for row in self._query(_TYPES, (sorted(wanted),))}
+            rows |= found
+            parts: set[int] = set()
+            for row in found.values():
+                parts |= {int(oid) for oid in row[6:9] if oid}
+                parts |= set(row[10] or ())
+            wanted = parts - rows.keys()
+            if not found:
+                break
+        return rows
+
+    def _name(
+        self,
+        oid: int,
+        rows: dict[int, Sequence[Any]],
+        names: dict[int, str],
+        definitions: dict[str, TypeDefinition],
+    ) -> str:
+        if oid in names:
+            return names[oid]
+        row = rows.get(oid)
+        if row is None:
+            announced = self._announced.get(oid)
+            names[oid] = name = self._announced_name(announced) if announced else f"oid {oid}"
+            return name
+        _, built_in, typname, qualified, typtype, delimiter, element, base, part, attributes, oids = row
+        if element:
+            names[oid] = name = self._name(int(element), rows, names, definitions) + "[]"
+            return name
+        if built_in:
+            typname = _name_of(typname)
+            names[oid] = name = _SQL_NAMES.get(typname, typname)
+            return name
+        names[oid] = qualified = _name_of(qualified)
+        kind = _KINDS.get(typtype, "base")
+        inner = base or part
+        fields = tuple(
+            (_name_of(attribute), self._name(part_oid, rows, names, definitions))
+            for attribute, part_oid in zip(attributes or (), oids or (), strict=True)
+        )
+        definitions[qualified] = TypeDefinition(
+            kind=kind,  # type: ignore[arg-type]
+            base=self._name(int(inner), rows, names, definitions) if inner else "",
+            fields=fields,
+            delimiter=delimiter,
+        )
+        return qualified
+
+    @staticmethod
+    def _announced_name(type: Type) -> str:
+        if type.namespace == "pg_catalog":
+            return _SQL_NAMES.get(type.name, type.name)
+        return f"{_quoted(type.namespace)}.{_quoted(type.name)}"
+
+    def _query(self, query: str, parameters: tuple[Any, ...]) -> list[Sequence[Any]]:
+        for attempt in (1, 2):
+            if self._connection is None or self._connection.closed:
+                self._connection = connect(self._settings)
+            try:
+                with self._connection.cursor() as cursor:
+                    cursor.execute(query, parameters)
+                    return list(cursor.fetchall())
+            except psycopg2.OperationalError as error:
+                # It may have been cut while it stood idle for hours; a new one tells whether Postgres is there.
+                self.close()
+                if attempt == 2:
+                    raise explain_error(error, self._settings) from error
+            except psycopg2.Error as error:
+                raise explain_error(error, self._settings) from error
+        raise AssertionError("unreachable")

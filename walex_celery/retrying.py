@@ -1,0 +1,83 @@
+"""Doing a thing until it is stopped: servers that are away, and a slot that is in use, are waited for."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from walex_celery.activity import Activity, Doing
+from walex_celery.backoff import Backoff
+from walex_celery.errors import MendableError, RetryableError, SlotInUse
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between looks at a slot that another producer uses.
+STANDBY_SECONDS: Final = 1.0
+
+
+class Retrying:
+    """Calls a step again and again until *stopping* is set.
+
+    Args:
+        stopping: ends it.
+        give_up_seconds: see :class:`~walex_celery.backoff.Backoff`.
+        standby: wait for a slot that is in use, instead of raising SlotInUse.
+        activity: where to tell of waits.
+    """
+
+    def __init__(
+        self,
+        stopping: threading.Event,
+        give_up_seconds: float | None,
+        *,
+        standby: bool,
+        activity: Activity | None = None,
+    ) -> None:
+        self._stopping = stopping
+        self._backoff = Backoff(give_up_seconds)
+        self._standby = standby
+        self._activity = Activity() if activity is None else activity
+        self._ever = False
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether :meth:`succeeded` was ever called."""
+        return self._ever
+
+    def succeeded(self) -> None:
+        """What the step is to reach has been reached: failures from now on are new ones."""
+        self._ever = True
+        self._backoff.reset()
+
+    def run(self, step: Callable[[], object]) -> None:
+        """Call *step* until stopped.
+
+        Raises:
+            RetryableError: it failed for *give_up_seconds*, or at once with SlotInUse and no *standby*.
+            MendableError: likewise; at once before :meth:`succeeded` was ever called.
+        """
+        told = False
+        while not self._stopping.is_set():
+            try:
+                step()
+            except SlotInUse as error:
+                if self._standby:
+                    self._activity.begin(Doing.STANDING_BY)
+                    if not told:
+                        logger.info("standing by: %s", error, extra=dict(error.fields))
+                        told = True
+                    self._stopping.wait(STANDBY_SECONDS)
+                elif not self._ever:
+                    raise
+                else:
+                    # Our own connection broke: the slot stays in use until the server notices.
+                    self._activity.begin(Doing.RETRYING)
+                    self._backoff.wait(error, self._stopping)
+            except (RetryableError, MendableError) as error:
+                if isinstance(error, MendableError) and not self._ever:
+                    raise
+                told = False
+                self._activity.begin(Doing.RETRYING)
+                self._backoff.wait(error, self._stopping)

@@ -1,0 +1,192 @@
+"""What a producer counts, for its log, ``walex status``, metrics and Flower.
+
+Written by the producer's thread alone, read by any: each number is right, though two read one after the other may
+be of two moments. What is counted for each event is an attribute that grows by one, and nothing else.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+from walex_celery.postgres.pgoutput import timestamp
+
+#: Upper bounds of the buckets that durations are counted in, in seconds.
+BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+
+
+class Durations:
+    """Durations in buckets, as a Prometheus histogram has them.
+
+    Attributes:
+        buckets: how many fell into each of :data:`BOUNDS` (not cumulative), and, last, how many were longer.
+        sum: of all, in seconds.
+        last: the newest one, in seconds.
+    """
+
+    __slots__ = ("buckets", "last", "sum")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(BOUNDS) + 1)
+        self.sum = 0.0
+        self.last = 0.0
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self.buckets)
+
+    def quantile(self, part: float) -> float | None:
+        """The duration that *part* (0 to 1) of them did not exceed, read off the buckets; ``None`` if there is none."""
+        buckets = tuple(self.buckets)
+        rank = part * sum(buckets)
+        if not rank:
+            return None
+        below = 0
+        for number, (bound, found) in enumerate(zip(BOUNDS, buckets, strict=False)):
+            if below + found >= rank:
+                lower = BOUNDS[number - 1] if number else 0.0
+                return lower + (bound - lower) * (rank - below) / found
+            below += found
+        return BOUNDS[-1]
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self.sum += seconds
+        self.last = seconds
+
+
+class Tally:
+    """Events of one table and type: those that a handler wanted, and those that filters dropped."""
+
+    __slots__ = ("accepted", "filtered")
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.filtered = 0
+
+
+class TaskTally:
+    """How many tasks of one function were handed to the publisher."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+class EventKey(NamedTuple):
+    """What events are counted by; of messages the schema and the table are empty."""
+
+    schema: str
+    table: str
+    type: str
+
+
+class HandlerTally:
+    """What one batch handler did.
+
+    Attributes:
+        calls: how often it returned.
+        events: how many events it got in those.
+        errors: how often it raised.
+        seconds: how long each call took.
+        last_error: the type of what it raised last (its text may hold row data), or ``None``.
+        last_error_at: when.
+    """
+
+    __slots__ = ("calls", "errors", "events", "last_error", "last_error_at", "seconds")
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.events = 0
+        self.errors = 0
+        self.seconds = Durations()
+        self.last_error: str | None = None
+        self.last_error_at: datetime | None = None
+
+    def returned(self, events: int, seconds: float) -> None:
+        """Count a call that went well."""
+        self.calls += 1
+        self.events += events
+        self.seconds.observe(seconds)
+
+    def raised(self, error: BaseException, seconds: float) -> None:
+        """Count a call that did not."""
+        self.errors += 1
+        self.seconds.observe(seconds)
+        self.last_error = type(error).__name__
+        self.last_error_at = datetime.now(UTC)
+
+
+class Statistics:
+    """The counts of one producer since it was started.
+
+    Attributes:
+        started: when.
+        messages: pgoutput messages read.
+        transactions: those that had an event somebody wanted, and are dispatched whole.
+        events: events dispatched, of all tables and types.
+        tasks: tasks handed to the publisher.
+        connects: how often streaming began: once more than the reconnects.
+        publish: seconds from writing a batch of tasks to its confirmation.
+        newest_microseconds: commit time of the newest transaction taken in hand, since 2000-01-01 UTC.
+    """
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC)
+        self.messages = 0
+        self.transactions = 0
+        self.events = 0
+        self.tasks = 0
+        self.connects = 0
+        self.publish = Durations()
+        self.newest_microseconds: int | None = None
+        self._by_event: dict[EventKey, Tally] = {}
+        self._by_handler: dict[str, HandlerTally] = {}
+        self._by_task: dict[str, TaskTally] = {}
+        self._dead_letters: dict[str, int] = {}
+
+    @property
+    def newest(self) -> datetime | None:
+        """Commit time of the newest transaction taken in hand."""
+        return None if self.newest_microseconds is None else timestamp(self.newest_microseconds)
+
+    def tally(self, schema: str, table: str, type: str) -> Tally:
+        """The tally of a table's events of one type; the same object each time."""
+        return self._by_event.setdefault(EventKey(schema, table, type), Tally())
+
+    def handler(self, name: str) -> HandlerTally:
+        """The tally of a batch handler; the same object each time."""
+        # Not setdefault(): this is asked for each call, and would make one each time.
+        found = self._by_handler.get(name)
+        if found is None:
+            found = self._by_handler[name] = HandlerTally()
+        return found
+
+    def task(self, name: str) -> TaskTally:
+        """The tally of a function, by its task's name; the same object each time."""
+        return self._by_task.setdefault(name, TaskTally())
+
+    def tallies(self) -> Iterator[tuple[EventKey, Tally]]:
+        """All tallies of events; callable from any thread."""
+        return iter(list(self._by_event.items()))
+
+    def handlers(self) -> Iterator[tuple[str, HandlerTally]]:
+        """All tallies of batch handlers, by name; callable from any thread."""
+        return iter(list(self._by_handler.items()))
+
+    def task_tallies(self) -> Iterator[tuple[str, TaskTally]]:
+        """All tallies of functions, by their tasks' names; callable from any thread."""
+        return iter(list(self._by_task.items()))
+
+    def dead_lettered(self, name: str) -> None:
+        """Count a dead letter of a batch handler, or of a function."""
+        self._dead_letters[name] = self._dead_letters.get(name, 0) + 1
+
+    def dead_letters(self) -> Iterator[tuple[str, int]]:
+        """Dead letters stored, by the handler's or function's name; callable from any thread."""
+        return iter(list(self._dead_letters.items()))

@@ -1,0 +1,1 @@
+"""What tests, the demo and users need to run walex-celery for real: servers and fixtures."""
