@@ -270,14 +270,14 @@ def test_stop_while_it_waits_ends_at_once_and_acknowledges_nothing(shop: Databas
 
 def test_the_slot_is_kept_while_it_waits(shop: Database, app: Celery) -> None:
     """Promise 6: for longer than wal_sender_timeout."""
-    shop.execute(f"ALTER DATABASE {shop.name} SET wal_sender_timeout = '1s'")
-    walex = make_walex(app, shop, on_error=Retry(limit=1, backoff=4))
+    shop.execute(f"ALTER DATABASE {shop.name} SET wal_sender_timeout = '5s'")
+    walex = make_walex(app, shop, on_error=Retry(limit=1, backoff=20))
     fragile = Fragile(times=1)
     walex.on_insert("items")(fragile)
     with running(walex) as producer:
         pid = shop.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [shop.name])
         shop.execute("INSERT INTO items VALUES (2)")
-        wait_until(lambda: len(fragile.calls) == 2, 20)
+        wait_until(lambda: len(fragile.calls) == 2, 36)
         acknowledged(shop)
         assert (
             shop.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [shop.name])

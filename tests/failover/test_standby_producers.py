@@ -16,7 +16,7 @@ from tests.support import Database, wait_until
 from walex_celery.testing.servers import Postgres
 
 #: After so many seconds Postgres notices that a receiver is gone.
-TIMEOUT_SECONDS = 2
+TIMEOUT_SECONDS = 5
 
 
 @pytest.fixture(scope="module")

@@ -121,7 +121,15 @@ def test_the_producer_is_among_the_workers_with_its_counts_and_a_page(
             ),
             30,
         )
-        told = json.loads(flower.get(f"/api/workers?refresh=1&workername={producer.node}"))[producer.node]
+        # Flower asks each thing by itself, and waits a second for the answers: a busy machine may miss some.
+        told = wait_until(
+            lambda: (
+                (found := json.loads(flower.get(f"/api/workers?refresh=1&workername={producer.node}")))
+                and found[producer.node].keys() >= {"stats", "active_queues", "conf"}
+                and found[producer.node]
+            ),
+            60,
+        )
         page = flower.get(f"/worker/{producer.node}")
 
     assert (online["status"], online["sw_ident"], online["freq"]) == (True, "walex-celery", 2.0)

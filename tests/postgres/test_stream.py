@@ -22,11 +22,14 @@ from walex_celery.testing.servers import Postgres
 
 SLOT = "stream_walex"
 
+#: Several times what a busy machine may keep a process from running.
+TIMEOUT_SECONDS = 8
+
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Postgres]:
-    """A server that drops a receiver which is silent for three seconds, and asks it after half of that."""
-    with Postgres(settings={"fsync": "off", "wal_sender_timeout": "3s"}) as server:
+    """A server that drops a receiver which is silent for :data:`TIMEOUT_SECONDS`, and asks it after half of that."""
+    with Postgres(settings={"fsync": "off", "wal_sender_timeout": f"{TIMEOUT_SECONDS}s"}) as server:
         yield server
 
 
@@ -107,7 +110,7 @@ def test_psycopg2_by_itself_acknowledges_what_nobody_acknowledged(
     # Only the first is acknowledged. Now the server finds us silent amid the long transaction and asks.
     for _ in range(10):
         read()
-    Event().wait(2.0)
+    Event().wait(TIMEOUT_SECONDS / 2 + 0.5)
     while not commit_ends([read()]):
         pass
     try:
@@ -131,7 +134,7 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
         first, second = commit_ends(messages)
         # Silent long enough for the server to ask, while the second is pending: reading goes no further
         # than the first message of the long transaction, which lies before what was acknowledged.
-        for _ in range(20):
+        for _ in range(10 * TIMEOUT_SECONDS // 2 + 5):
             stream.read(pending=True, timeout=0)
             Event().wait(0.1)
         assert stream.needs_confirmation
@@ -147,7 +150,7 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
 def test_feedback_goes_out_while_the_reader_is_busy(database: Database, settings: WalExSettings) -> None:
     """Promise 6: three times wal_sender_timeout without a read does not cost the connection."""
     with streaming(settings) as stream:
-        Event().wait(9.5)
+        Event().wait(3 * TIMEOUT_SECONDS + 0.5)
         database.execute("INSERT INTO t VALUES (1)")
         # A read may be ended by a keepalive, with no message; the connection is what counts.
         wait_until(lambda: commit_ends(stream.read(pending=False, timeout=1)))

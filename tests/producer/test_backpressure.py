@@ -24,11 +24,15 @@ from walex_celery.testing.servers import Postgres, Valkey
 
 ROWS, ROW_BYTES = 20_000, 10_000
 
+#: Several times what a busy machine may keep a process from running.
+TIMEOUT_SECONDS = 8
+
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Postgres]:
-    """Postgres that takes a consumer for dead after two seconds."""
-    with Postgres(settings={"wal_sender_timeout": "2s", "fsync": "off", "full_page_writes": "off"}) as server:
+    """Postgres that takes a consumer for dead after :data:`TIMEOUT_SECONDS`."""
+    settings = {"wal_sender_timeout": f"{TIMEOUT_SECONDS}s", "fsync": "off", "full_page_writes": "off"}
+    with Postgres(settings=settings) as server:
         yield server
 
 
@@ -54,7 +58,7 @@ def test_a_backlog_of_hundreds_of_megabytes_waits_in_postgres(
             )
             end = written(database)
             wait_until(lambda: "processing waits" in log.read_text(), 60)
-            threading.Event().wait(6)
+            threading.Event().wait(3 * TIMEOUT_SECONDS)
             assert database.execute("SELECT active_pid FROM pg_replication_slots") == [(pid,)]
         finally:
             os.kill(broker.pid, signal.SIGCONT)
