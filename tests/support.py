@@ -14,6 +14,10 @@ from walex_celery.testing.servers import Postgres
 
 T = TypeVar("T")
 
+#: ``wal_sender_timeout`` of servers that tests have a connection outlast: several times what a busy machine may
+#: keep a process from running.
+SENDER_TIMEOUT_SECONDS = 8
+
 
 def wait_until(condition: Callable[[], T | None], timeout: float = 10.0, message: str = "") -> T:
     """Return the first truthy value of ``condition``; fail with the last one after ``timeout`` seconds."""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import Database, wait_until
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from walex_celery.errors import PostgresUnavailable, SlotInUse
 from walex_celery.lsn import Lsn
 from walex_celery.postgres.connection import connect, connect_replication
@@ -22,14 +22,11 @@ from walex_celery.testing.servers import Postgres
 
 SLOT = "stream_walex"
 
-#: Several times what a busy machine may keep a process from running.
-TIMEOUT_SECONDS = 8
-
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Postgres]:
-    """A server that drops a receiver which is silent for :data:`TIMEOUT_SECONDS`, and asks it after half of that."""
-    with Postgres(settings={"fsync": "off", "wal_sender_timeout": f"{TIMEOUT_SECONDS}s"}) as server:
+    """A server that drops a receiver silent for :data:`SENDER_TIMEOUT_SECONDS`, and asks it after half of that."""
+    with Postgres(settings={"fsync": "off", "wal_sender_timeout": f"{SENDER_TIMEOUT_SECONDS}s"}) as server:
         yield server
 
 
@@ -110,7 +107,7 @@ def test_psycopg2_by_itself_acknowledges_what_nobody_acknowledged(
     # Only the first is acknowledged. Now the server finds us silent amid the long transaction and asks.
     for _ in range(10):
         read()
-    Event().wait(TIMEOUT_SECONDS / 2 + 0.5)
+    Event().wait(SENDER_TIMEOUT_SECONDS / 2 + 0.5)
     while not commit_ends([read()]):
         pass
     try:
@@ -134,7 +131,7 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
         first, second = commit_ends(messages)
         # Silent long enough for the server to ask, while the second is pending: reading goes no further
         # than the first message of the long transaction, which lies before what was acknowledged.
-        for _ in range(10 * TIMEOUT_SECONDS // 2 + 5):
+        for _ in range(10 * SENDER_TIMEOUT_SECONDS // 2 + 5):
             stream.read(pending=True, timeout=0)
             Event().wait(0.1)
         assert stream.needs_confirmation
@@ -150,7 +147,7 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
 def test_feedback_goes_out_while_the_reader_is_busy(database: Database, settings: WalExSettings) -> None:
     """Promise 6: three times wal_sender_timeout without a read does not cost the connection."""
     with streaming(settings) as stream:
-        Event().wait(3 * TIMEOUT_SECONDS + 0.5)
+        Event().wait(3 * SENDER_TIMEOUT_SECONDS + 0.5)
         database.execute("INSERT INTO t VALUES (1)")
         # A read may be ended by a keepalive, with no message; the connection is what counts.
         wait_until(lambda: commit_ends(stream.read(pending=False, timeout=1)))

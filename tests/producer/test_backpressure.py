@@ -17,21 +17,18 @@ from tests.broker.support import Proxy
 from tests.producer.process import active, confirmed, producer_process, written
 from tests.producer.shop import SCHEMA, walex_of
 from tests.producer.test_volume import peak_mib
-from tests.support import Database, wait_until
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from tests.walex.support import make_app, running
 from walex_celery import Event
 from walex_celery.testing.servers import Postgres, Valkey
 
 ROWS, ROW_BYTES = 20_000, 10_000
 
-#: Several times what a busy machine may keep a process from running.
-TIMEOUT_SECONDS = 8
-
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[Postgres]:
-    """Postgres that takes a consumer for dead after :data:`TIMEOUT_SECONDS`."""
-    settings = {"wal_sender_timeout": f"{TIMEOUT_SECONDS}s", "fsync": "off", "full_page_writes": "off"}
+    """Postgres that takes a consumer for dead after :data:`SENDER_TIMEOUT_SECONDS`."""
+    settings = {"wal_sender_timeout": f"{SENDER_TIMEOUT_SECONDS}s", "fsync": "off", "full_page_writes": "off"}
     with Postgres(settings=settings) as server:
         yield server
 
@@ -58,7 +55,7 @@ def test_a_backlog_of_hundreds_of_megabytes_waits_in_postgres(
             )
             end = written(database)
             wait_until(lambda: "processing waits" in log.read_text(), 60)
-            threading.Event().wait(3 * TIMEOUT_SECONDS)
+            threading.Event().wait(3 * SENDER_TIMEOUT_SECONDS)
             assert database.execute("SELECT active_pid FROM pg_replication_slots") == [(pid,)]
         finally:
             os.kill(broker.pid, signal.SIGCONT)

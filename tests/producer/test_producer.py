@@ -12,7 +12,7 @@ from celery import Celery
 
 from tests.producer.process import active, confirmed, producer_process, written
 from tests.producer.queues import drain
-from tests.support import Database, wait_until
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from tests.walex.support import make_app, running
 from walex_celery import Event, Filters, HandlerError, WalEx
 from walex_celery.cli import EXIT_SLOT_IN_USE
@@ -206,10 +206,6 @@ def test_a_broker_that_is_away_stops_nothing_but_delivery(
         queued = drain(broker.url(), "celery")
     ids = list(dict.fromkeys(task.event.key["id"] for task in queued if task.event.key))
     assert ids == [*range(1, 50)]
-
-
-#: Several times what a busy machine may keep a process from running.
-SENDER_TIMEOUT_SECONDS = 8
 
 
 @pytest.fixture
