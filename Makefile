@@ -73,9 +73,9 @@ fuzz: $(INSTALLED) ## A million damaged messages and streams; FUZZ_INPUTS=, FUZZ
 	$(BIN)/python -m pytest -q -s tests/fuzz
 
 # Another seed each time; the run prints it, and SEED= repeats it.
-soak: $(INSTALLED) rabbitmq ## Load under faults; SECONDS=600 SEED=7 BROKER=valkey|rabbitmq|quorum SPOOL=1 ONCE=1
+soak: $(INSTALLED) rabbitmq ## Load under faults; SECONDS=600 SEED=7 BROKER=valkey|rabbitmq|quorum SPOOL=1 ONCE=1 EVENLY=1
 	$(BIN)/python -m tests.faults --seconds $(or $(SECONDS),600) --broker $(or $(BROKER),valkey) \
-		$(if $(SEED),--seed $(SEED)) $(if $(SPOOL),--spool) $(if $(ONCE),--once)
+		$(if $(SEED),--seed $(SEED)) $(if $(SPOOL),--spool) $(if $(ONCE),--once) $(if $(EVENLY),--evenly)
 
 demo: $(INSTALLED) ## The shop on embedded servers; DEMO_SECONDS=20 ends by itself
 	$(BIN)/walex-celery demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))

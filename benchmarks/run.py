@@ -46,10 +46,12 @@ def run_drain(
             column=shape.column,
             unwatched=shape.unwatched,
         )
+        before = servers.cpu_seconds()
         if contender.work == "recvlogical":
             outcome = drain_by_recvlogical(servers.postgres, backlog.database, job)
         else:
             outcome = _drain_in_process(job)
+        after = servers.cpu_seconds()
         queue.expect(contender.tasks_per_event * events)
     return DrainSample(
         shape=shape.name,
@@ -60,6 +62,7 @@ def run_drain(
         cpu_seconds=outcome.cpu_seconds,
         peak_bytes=outcome.peak_bytes,
         ways=outcome.ways,
+        server_cpu_seconds=None if before is None or after is None else after - before,
     )
 
 

@@ -28,7 +28,10 @@ class Machine(msgspec.Struct, frozen=True, tag="machine", tag_field="record"):
 
 
 class DrainSample(msgspec.Struct, frozen=True, tag="drain", tag_field="record"):
-    """One drain of a backlog by one contender; ``peak_bytes`` is of its process."""
+    """One drain of a backlog by one contender.
+
+    ``cpu_seconds`` and ``peak_bytes`` are of its process, ``server_cpu_seconds`` of Postgres and the broker together.
+    """
 
     shape: str
     contender: str
@@ -38,6 +41,7 @@ class DrainSample(msgspec.Struct, frozen=True, tag="drain", tag_field="record"):
     cpu_seconds: float
     peak_bytes: int
     ways: tuple[str, ...] = ()
+    server_cpu_seconds: float | None = None
 
     @property
     def rate(self) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 from kombu import Connection
 from redis import Redis
 
+from walex_celery.testing._system import processes_in
 from walex_celery.testing.servers import Postgres, RabbitMQ, Valkey
 
 #: What Valkey does with what it takes: keep it in memory, or on disk too, synced each second or at each write.
@@ -27,11 +30,24 @@ _POSTGRES_SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Servers:
-    """Running servers; ``valkey_url`` names a database of Valkey that may be emptied."""
+    """Running servers."""
 
     postgres: Postgres
-    valkey_url: str
+    valkey_server: Valkey
     rabbitmq: RabbitMQ
+
+    @property
+    def valkey_url(self) -> str:
+        """A database of Valkey that may be emptied."""
+        return self.valkey_server.url(0)
+
+    def cpu_seconds(self) -> float | None:
+        """CPU seconds that all of them have taken so far; ``None`` where the system does not tell (not Linux)."""
+        servers = (self.postgres, self.valkey_server, self.rabbitmq)
+        living = {pid for server in servers for pid in processes_in(server.folder)}
+        # By parent too: a backend that has ended is nowhere, until the postmaster has taken note of it.
+        taken = [taken.ticks for taken in _cpu_taken() if not living.isdisjoint((taken.pid, taken.parent))]
+        return sum(taken) / os.sysconf("SC_CLK_TCK") if taken else None
 
     def valkey(self) -> Redis:
         """Open a client."""
@@ -61,4 +77,18 @@ def start_servers(persistence: Persistence = "off") -> Iterator[Servers]:
             )
         )
         rabbitmq = stack.enter_context(RabbitMQ())
-        yield Servers(postgres, valkey.url(0), rabbitmq)
+        yield Servers(postgres, valkey, rabbitmq)
+
+
+class _Taken(NamedTuple):
+    pid: int
+    parent: int
+    ticks: int
+
+
+def _cpu_taken() -> Iterator[_Taken]:
+    """What each process has taken, with what its children had when they ended (proc_pid_stat(5))."""
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has just ended, and its parent tells
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            yield _Taken(int(entry.name), int(fields[1]), sum(map(int, fields[11:15])))

@@ -23,13 +23,15 @@ def main() -> None:
     parser.add_argument("--broker", choices=("valkey", "rabbitmq", "quorum"), default="valkey")
     parser.add_argument("--spool", action="store_true", help="producers with a spool")
     parser.add_argument("--once", action="store_true", help="exactly_once_enqueue, on Valkey")
+    parser.add_argument("--evenly", action="store_true", help="each fault as often as any other")
     parser.add_argument("--report", type=Path, help="a file to which the summary is added as a line of JSON")
     options = parser.parse_args()
     # So that all that runs is ended then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     variant = Variant(options.broker, spool=options.spool, once=options.once)
     with Postgres(settings={"fsync": "off"}) as records:
-        summary = soak(variant, options.seed, options.seconds, Database(records, records.create_database()))
+        database = Database(records, records.create_database())
+        summary = soak(variant, options.seed, options.seconds, database, evenly=options.evenly)
     show([summary])
     if options.report is not None:
         with options.report.open("a") as file:

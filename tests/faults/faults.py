@@ -165,8 +165,12 @@ FAULTS: Final[dict[str, tuple[Fault, int]]] = {
 }
 
 
-def possible(world: World) -> list[str]:
-    """The names of the faults that there can be: a disk can be filled where it is the spool's own."""
+def possible(world: World, *, evenly: bool = False) -> dict[str, int]:
+    """The faults that there can be, and how often: a disk can be filled where it is the spool's own."""
     disk = world.spool_disk
     own_disk = disk is not None and os.path.ismount(Path(disk))
-    return [name for name in FAULTS if name != "fill disk" or own_disk]
+    return {
+        name: 1 if evenly else weight
+        for name, (_, weight) in FAULTS.items()
+        if name != "fill disk" or own_disk
+    }

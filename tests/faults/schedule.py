@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
-
-from tests.faults.faults import FAULTS
 
 
 class Strike(NamedTuple):
@@ -31,15 +29,15 @@ class Strike(NamedTuple):
         return f"{self.fault}({self.draw:.2f}) {self.hold_seconds:.2f}s{inner}"
 
 
-def bursts(seed: int, faults: Sequence[str]) -> Iterator[list[Strike]]:
-    """Strikes without end, 1 to 8 at a time; between bursts everything is to recover."""
+def bursts(seed: int, weights: Mapping[str, int]) -> Iterator[list[Strike]]:
+    """Strikes without end, 1 to 8 at a time, each fault as often as it weighs; between bursts all is to recover."""
     chance = random.Random(seed)
     # Each fault as often as its weight says, in an order of chance: none is forgotten by a short soak.
     bag: list[str] = []
 
     def strike() -> Strike:
         if not bag:
-            bag.extend(name for name in faults for _ in range(FAULTS[name][1]))
+            bag.extend(name for name, weight in weights.items() for _ in range(weight))
             chance.shuffle(bag)
         hold = chance.choice((0.0, 0.02, 0.1, 0.3, 0.3, 1.5))
         return Strike(bag.pop(), chance.random(), hold, chance.choice((0.0, 0.0, 0.1)))

@@ -60,17 +60,21 @@ class Summary:
         return asdict(self)
 
 
-def soak(variant: Variant, seed: int, seconds: float, records: Database) -> Summary:
+def soak(
+    variant: Variant, seed: int, seconds: float, records: Database, *, evenly: bool = False
+) -> Summary:
     """Run *variant* under the faults of *seed* for *seconds*, then until everything has come; check all of it.
+
+    With *evenly*, each fault comes as often as any other, even where it takes long to recover from.
 
     Raises:
         AssertionError: a promise was broken, or something did not recover; seed and schedule are printed.
     """
     print(f"soak: {variant}, seed {seed}", flush=True)
     struck: list[tuple[Strike, float]] = []
-    with told(variant, seed, seconds, struck), running(variant, seed, records) as world:
+    with told(variant, seed, seconds, struck, evenly=evenly), running(variant, seed, records) as world:
         began = time.monotonic()
-        for burst in bursts(seed, possible(world)):
+        for burst in bursts(seed, possible(world, evenly=evenly)):
             for strike in burst:
                 inject(world, strike, struck)
                 world.check()
@@ -93,7 +97,9 @@ def soak(variant: Variant, seed: int, seconds: float, records: Database) -> Summ
 
 
 @contextmanager
-def told(variant: Variant, seed: int, seconds: float, struck: list[tuple[Strike, float]]) -> Iterator[None]:
+def told(
+    variant: Variant, seed: int, seconds: float, struck: list[tuple[Strike, float]], *, evenly: bool
+) -> Iterator[None]:
     """Print what repeats a soak that fails."""
     try:
         yield
@@ -101,7 +107,7 @@ def told(variant: Variant, seed: int, seconds: float, struck: list[tuple[Strike,
         print(f"FAILED: {variant}, seed {seed}, after {len(struck)} faults:")
         for strike, _ in struck:
             print(f"  {strike}")
-        extra = " SPOOL=1" * variant.spool + " ONCE=1" * variant.once
+        extra = " SPOOL=1" * variant.spool + " ONCE=1" * variant.once + " EVENLY=1" * evenly
         print(f"repeat: make soak SECONDS={seconds:g} SEED={seed} BROKER={variant.broker}{extra}", flush=True)
         raise
 
