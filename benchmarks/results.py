@@ -37,6 +37,14 @@ class Results:
         """CPU seconds per million events."""
         return _median(s.cpu_seconds / s.events * 1e6 for s in self.drains(shape, contender))
 
+    def server_cpu_per_million(self, shape: str, contender: str) -> float | None:
+        """CPU seconds of Postgres and the broker per million events."""
+        return _median(
+            s.server_cpu_seconds / s.events * 1e6
+            for s in self.drains(shape, contender)
+            if s.server_cpu_seconds is not None
+        )
+
     def peak_bytes(self, shape: str, contender: str) -> int | None:
         """The most memory that any of the processes held."""
         return max((sample.peak_bytes for sample in self.drains(shape, contender)), default=None)

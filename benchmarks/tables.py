@@ -45,7 +45,7 @@ def _plain(text: str) -> str:
 
 def drain_tables(results: Results) -> list[Table]:
     """One table a shape."""
-    header = ("contender", "events/s", "of `pg_recvlogical`", "CPU s per million", "peak MiB")
+    header = ("contender", "events/s", "of `pg_recvlogical`", "CPU s per million", "the servers'", "peak MiB")
     tables = []
     for shape in SHAPES:
         rows = []
@@ -61,6 +61,7 @@ def drain_tables(results: Results) -> list[Table]:
                 _number(results.rate(shape.name, contender.name), ",.0f"),
                 _number(ratio, ".3f" if ratio is not None and ratio < 0.1 else ".2f"),
                 _number(results.cpu_per_million(shape.name, contender.name), ".1f"),
+                _number(results.server_cpu_per_million(shape.name, contender.name), ".1f"),
                 _number((results.peak_bytes(shape.name, contender.name) or 0) / MIB, ".0f"),
             ))  # fmt: skip
         if rows:

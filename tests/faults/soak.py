@@ -60,9 +60,7 @@ class Summary:
         return asdict(self)
 
 
-def soak(
-    variant: Variant, seed: int, seconds: float, records: Database, *, evenly: bool = False
-) -> Summary:
+def soak(variant: Variant, seed: int, seconds: float, records: Database, *, evenly: bool = False) -> Summary:
     """Run *variant* under the faults of *seed* for *seconds*, then until everything has come; check all of it.
 
     With *evenly*, each fault comes as often as any other, even where it takes long to recover from.
