@@ -65,6 +65,7 @@ class Delivery:
         #: Flushes that are not known to be confirmed: their number, the LSN that was done with them, and when.
         self._in_flight: deque[tuple[int, Lsn, float]] = deque()
         self._tasks_flushed = 0
+        self._flush_bytes = min(FLUSH_BYTES, settings().max_waiting_bytes)
         self._serial_confirmed = 0
         #: Up to where all is confirmed, for whoever reads a line of the log.
         self.confirmed_lsn = Lsn(0)
@@ -77,9 +78,10 @@ class Delivery:
     @property
     def is_due(self) -> bool:
         """Whether enough has been added for a batch of its own."""
+        # Asked for each transaction.
         return (
             self._statistics.tasks - self._tasks_flushed >= FLUSH_TASKS
-            or self._publisher.added_bytes >= min(FLUSH_BYTES, self._settings().max_waiting_bytes)
+            or self._publisher.added_bytes >= self._flush_bytes
         )
 
     def flush(self, lsn: Lsn) -> None:
@@ -95,6 +97,7 @@ class Delivery:
         self._in_flight.append((serial, lsn, time.perf_counter()))
         self._tasks_flushed = self._statistics.tasks
         most = self._settings().max_waiting_bytes
+        self._flush_bytes = min(FLUSH_BYTES, most)
         while len(self._in_flight) > IN_FLIGHT or (
             self._in_flight and self._publisher.unconfirmed_bytes > most
         ):

@@ -221,7 +221,8 @@ class Assembler:
             if not self._restartable:
                 raise DecodeError("Begin inside a transaction")
             self._accepted, self._bytes, self._chunk, self._context = [], 0, 0, Context()
-        pgoutput.check_end(payload, 21, "Begin")
+        if len(payload) != 21:
+            pgoutput.check_end(payload, 21, "Begin")
         if self._of_transaction:
             for oid in self._of_transaction:
                 if oid in self._dated:
@@ -235,7 +236,8 @@ class Assembler:
     def _on_commit(self, payload: bytes) -> Chunk | None:
         if self._begin is None:
             raise DecodeError("Commit outside a transaction")
-        pgoutput.check_end(payload, 26, "Commit")
+        if len(payload) != 26:
+            pgoutput.check_end(payload, 26, "Commit")
         chunk = self._complete(last=True) if self._accepted else None
         self._begin = None
         self._chunk = 0

@@ -33,13 +33,28 @@ def pushed(folder: Path, queue: str) -> list[Pushed]:
         queue: its name, which is its key.
     """
     found = []
-    for file in sorted(
-        folder.glob("appendonlydir/*.incr.aof"), key=lambda path: int(path.name.split(".")[2])
-    ):
-        for command, key, *values in _commands(file.read_bytes()):
-            if command.upper() == b"LPUSH" and key == queue.encode():
-                found += [_pushed(json.loads(value)) for value in values if b'"redelivered"' not in value]
+    for command, key, *values in _written(folder):
+        if command.upper() == b"LPUSH" and key == queue.encode():
+            found += [_pushed(json.loads(value)) for value in values if b'"redelivered"' not in value]
     return found
+
+
+def never_noted(folder: Path, queue: str) -> set[str]:
+    """The ids of tasks that no worker noted as its own (kombu's hash ``unacked``) since they last came into *queue*."""
+    found: set[str] = set()
+    for command, key, *values in _written(folder):
+        if key == queue.encode() and command.upper() in (b"LPUSH", b"RPUSH"):
+            found |= {json.loads(value)["headers"]["id"] for value in values}
+        elif command.upper() == b"HSET" and key == b"unacked":
+            found -= {json.loads(value)[0]["headers"]["id"] for value in values[1::2]}
+    return found
+
+
+def _written(folder: Path) -> Iterator[tuple[bytes, ...]]:
+    """All commands that a server took which changed something, in order."""
+    files = folder.glob("appendonlydir/*.incr.aof")
+    for file in sorted(files, key=lambda path: int(path.name.split(".")[2])):
+        yield from _commands(file.read_bytes())
 
 
 def _commands(data: bytes) -> Iterator[tuple[bytes, ...]]:

@@ -35,9 +35,14 @@ def kill_producer(world: World, draw: float) -> AbstractContextManager[None]:
     return _killed(_one_of(world.producers, draw))
 
 
-def kill_worker(world: World, draw: float) -> AbstractContextManager[None]:
-    """A worker, with the tasks it has in hand."""
-    return _killed(_one_of(world.workers, draw))
+@contextmanager
+def kill_worker(world: World, draw: float) -> Iterator[None]:
+    """A worker, with the tasks it has in hand, unless it has just ended by itself."""
+    worker = _one_of(world.workers, draw)
+    with world.mourning():
+        worker.kill()
+    yield
+    worker.start()
 
 
 @contextmanager

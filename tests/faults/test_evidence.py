@@ -10,7 +10,7 @@ import pytest
 
 from tests.broker.support import VALUE
 from tests.faults import evidence
-from tests.faults.aof import Pushed, pushed
+from tests.faults.aof import Pushed, never_noted, pushed
 from tests.faults.evidence import Call, Committed, Run
 from tests.faults.faults import FAULTS
 from tests.faults.load import Change
@@ -111,6 +111,17 @@ def test_what_was_enqueued_is_read_from_the_file(tmp_path: Path) -> None:
         resp(b"LPUSH", b"q", messages[2]) + resp(b"LPUSH", b"q", b"y")[:-4]
     )
     assert pushed(tmp_path, "q") == [Pushed(id_, 0x16B3748, 0) for id_ in "abc"]
+
+
+def test_what_a_worker_noted_is_read_from_the_file(tmp_path: Path) -> None:
+    a, b, c = (json.dumps({"headers": {"id": id_}}).encode() for id_ in "abc")
+    folder = tmp_path / "appendonlydir"
+    folder.mkdir()
+    taken = [resp(b"HSET", b"unacked", b"tag", b'[%b,"",""]' % message) for message in (a, b)]
+    back = resp(b"HDEL", b"unacked", b"tag") + resp(b"RPUSH", b"q", b)
+    whole = resp(b"LPUSH", b"q", a, b, c) + b"".join(taken) + back
+    (folder / "a.aof.1.incr.aof").write_bytes(whole)
+    assert never_noted(tmp_path, "q") == {"b", "c"}
 
 
 def resp(*words: bytes) -> bytes:

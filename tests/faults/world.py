@@ -16,7 +16,7 @@ import psycopg2
 
 from tests.broker.support import Proxy
 from tests.faults.load import SCHEMA, Writer
-from tests.faults.processes import Footprint, Managed
+from tests.faults.processes import EndedByItself, Footprint, Managed
 from tests.support import Database, wait_until
 from walex_celery.lsn import Lsn
 from walex_celery.testing.servers import Postgres, RabbitMQ, Server, Valkey
@@ -102,11 +102,17 @@ class World:
         for producer in self.producers:
             producer.check()
         for worker in self.workers:
-            try:
+            with self.mourning():
                 worker.check()
-            except AssertionError:
-                self.mourned.append(worker.name)
-                worker.start()
+            worker.start()
+
+    @contextmanager
+    def mourning(self) -> Iterator[None]:
+        """Note a worker that turns out to have ended by itself."""
+        try:
+            yield
+        except EndedByItself as error:
+            self.mourned.append(str(error))
 
     def written(self) -> Lsn:
         """Where Postgres will write next."""

@@ -46,7 +46,8 @@ class Body:
     def render(self, value: bytes, head: bytes = b"") -> bytes:
         """Return the finished body of ``value``, which begins with ``head``; the same object for the same ``value``."""
         if value is not self._value:
-            self._rendered = self._finish(*self._encode(value, head))
+            start, rest = self._encode(value, head)
+            self._rendered = self._finish(start, rest)
             self._value = value
         return self._rendered
 
