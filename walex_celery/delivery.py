@@ -136,6 +136,17 @@ class Delivery:
         self.confirmed_lsn = lsn
         self._confirmed(lsn)
 
+    def _tell_waiting(self) -> None:
+        count = self._publisher.unconfirmed_count
+        if count:
+            logger.warning(
+                "%d tasks (%s) wait for the broker, which is away or refuses them; processing waits, the slot is held",
+                count,
+                human_bytes(self._publisher.unconfirmed_bytes),
+            )
+        else:
+            logger.warning("the broker is away, or refuses a queue; processing waits for it")
+
     def _deliver_however_long(self, step: Callable[[], Delivered]) -> Delivered:
         settings = self._settings()
         backoff = Backoff(settings.reconnect_timeout)
@@ -152,12 +163,7 @@ class Delivery:
                 if self._stopping.is_set():
                     raise
                 if not failed:
-                    logger.warning(
-                        "%d tasks (%s) wait for the broker, which is away or refuses them; processing waits, the slot "
-                        "is held",
-                        self._publisher.unconfirmed_count,
-                        human_bytes(self._publisher.unconfirmed_bytes),
-                    )
+                    self._tell_waiting()
                 failed = True
                 self._activity.begin(Doing.BROKER_AWAY)
                 level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from celery import Celery
 from rich.console import Console
 
 from tests.operations.remote import SCHEMA, command, present
+from tests.producer.process import commanding, producer_process
 from tests.producer.test_pause import told
 from tests.support import Database, wait_until
 from tests.walex.support import make_app
@@ -84,6 +87,27 @@ def test_all_is_told_at_a_glance_and_as_json(app: Celery, shop: Database) -> Non
     assert report.slot.lag_bytes is not None
     for output in (text.output, as_json.output):
         assert shop.server.password not in output
+
+
+def test_watched_it_is_told_again_and_again_until_ctrl_c(
+    shop: Database, redis_url: str, tmp_path: Path
+) -> None:
+    with (
+        producer_process(shop, redis_url, tmp_path / "log") as producer,
+        commanding(shop, redis_url, "status", "--watch", "--json", "--interval", "0.1") as watching,
+    ):
+        assert watching.stdout is not None
+        reports = (msgspec.json.decode(line, type=StatusReport) for line in watching.stdout)
+        # The producer comes while it is being watched for.
+        first = next(report for report in reports if report.producers)
+        shop.execute("INSERT INTO items VALUES (1)")
+        later = next(report for report in reports if report.producers and report.producers[0].events)
+        watching.send_signal(signal.SIGINT)
+        code = watching.wait(30)
+
+    assert [one.pid for report in (first, later) for one in report.producers] == [producer.pid] * 2
+    assert (first.producers[0].events, later.producers[0].events) == (0, 1)
+    assert code == EXIT_OK
 
 
 def test_without_a_producer_the_slot_and_its_lag_are_told(app: Celery, shop: Database) -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from tests.support import Database
 from walex_celery.lsn import Lsn
@@ -20,23 +21,40 @@ def producer_process(
     database: Database, broker_url: str, log: Path, *options: str, url: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``celery -A crash_app walex producer``, killed at the end if it still runs."""
-    environment = os.environ | {
-        "BROKER_URL": broker_url,
-        "WALEX_URL": url or database.url,
-        "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
-    }
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "crash_app", "walex", "producer", *options],
-            env=environment,
-            stdout=output,
-            stderr=output,
-        )
+    with (
+        log.open("ab") as output,
+        commanding(database, broker_url, "producer", *options, url=url, output=output) as process,
+    ):
+        yield process
+
+
+@contextmanager
+def commanding(
+    database: Database,
+    broker_url: str,
+    *arguments: str,
+    url: str | None = None,
+    output: IO[bytes] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``celery -A crash_app walex *arguments*``, killed at the end; without *output* its ``stdout`` can be read."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "crash_app", "walex", *arguments],
+        env=os.environ
+        | {
+            "BROKER_URL": broker_url,
+            "WALEX_URL": url or database.url,
+            "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        },
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=output,
+    )
     try:
         yield process
     finally:
         process.kill()
         process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def active(database: Database) -> bool:

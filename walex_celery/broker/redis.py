@@ -27,9 +27,6 @@ from walex_celery.errors import Fenced, PublishRefused, WalExError
 
 logger = logging.getLogger(__name__)
 
-#: One write, in bytes of messages.
-WRITE_BYTES = 128 << 10
-
 Stepped = TypeVar("Stepped")
 
 
@@ -248,7 +245,7 @@ class RedisWriter:
             self._fail()
             raise self._translate(error, "did not answer a look-up of its bindings") from error
         try:
-            self._socket.send_packed_command(_packed(commands), check_health=False)
+            self._socket.send_packed_command([_packed(commands)], check_health=False)
         except Exception as error:
             self._fail()
             raise self._translate(error, f"did not take what was written{_largest(batch)}") from error
@@ -387,26 +384,19 @@ def _largest(batch: Batch) -> str:
     )
 
 
-def _packed(commands: Iterable[tuple[Any, ...]]) -> Iterator[bytes]:
-    """Yield commands in the Redis protocol (RESP arrays of bulk strings), in pieces of one write each.
+def _packed(commands: Iterable[tuple[Any, ...]]) -> bytes:
+    """Return commands in the Redis protocol (RESP arrays of bulk strings), as one piece.
 
-    redis-py packs a long command into pieces of 6 kB, with a system call for each; one piece of all would be copied
-    from memory to memory instead of within the processor's cache.
+    For one write: redis-py packs a long command into pieces of 6 kB, with a system call for each.
     """
     parts: list[bytes] = []
-    size = 0
     for command in commands:
         parts.append(b"*%d\r\n" % len(command))
         for argument in command:
             if not isinstance(argument, bytes):
                 argument = str(argument).encode()  # noqa: PLW2901 - the loop's own business
             parts += (b"$%d\r\n" % len(argument), argument, b"\r\n")
-            size += len(argument)
-            if size >= WRITE_BYTES:
-                yield b"".join(parts)
-                parts.clear()
-                size = 0
-    yield b"".join(parts)
+    return b"".join(parts)
 
 
 def _shape(link: Link) -> Any:
