@@ -14,7 +14,7 @@ from walex_celery.postgres.pgoutput import Relation
 from walex_celery.record import Shape
 from walex_celery.settings import WalExSettings
 from walex_celery.statistics import Statistics
-from walex_celery.transaction import DatedPlan, OldRows, TablePlan
+from walex_celery.table_plan import DatedPlan, OldRows, TablePlan
 from walex_celery.types import TypeDefinition
 
 SOURCE_NAME = "WalEx"

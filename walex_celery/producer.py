@@ -47,9 +47,10 @@ from walex_celery.settings import CONNECTION_KEYS, PLACE_KEYS, WalExSettings
 from walex_celery.spool import Rewound, Spool, SpooledStream
 from walex_celery.statistics import Statistics
 from walex_celery.status import ProducerStatus
+from walex_celery.table_plan import DatedPlan, TablePlan
 from walex_celery.takeover import position_key, take_over
 from walex_celery.timeline import Cluster
-from walex_celery.transaction import Assembler, Chunk, DatedPlan, TablePlan
+from walex_celery.transaction import Assembler, Chunk
 
 if TYPE_CHECKING:
     from walex_celery.tracing import Tracing

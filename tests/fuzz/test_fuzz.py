@@ -24,8 +24,9 @@ from walex_celery.filters import Filters, Table
 from walex_celery.handlers import KINDS, Handler, audience, message_audience
 from walex_celery.postgres.pgoutput import Relation, decode
 from walex_celery.record import Shape
+from walex_celery.table_plan import TablePlan
 from walex_celery.testing.servers import Postgres
-from walex_celery.transaction import Assembler, TablePlan
+from walex_celery.transaction import Assembler
 
 Input = TypeVar("Input")
 

@@ -22,6 +22,7 @@ from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.exactly_once import StoredPosition
 from walex_celery.broker.link import Link, is_login_error
 from walex_celery.broker.redis_errors import is_reply, mend, passes, reply_text
+from walex_celery.broker.resp import packed
 from walex_celery.broker.wire import Batch, Item, Lane, Template
 from walex_celery.errors import Fenced, PublishRefused, WalExError
 
@@ -245,7 +246,7 @@ class RedisWriter:
             self._fail()
             raise self._translate(error, "did not answer a look-up of its bindings") from error
         try:
-            self._socket.send_packed_command([_packed(commands)], check_health=False)
+            self._socket.send_packed_command([packed(commands)], check_health=False)
         except Exception as error:
             self._fail()
             raise self._translate(error, f"did not take what was written{_largest(batch)}") from error
@@ -382,21 +383,6 @@ def _largest(batch: Batch) -> str:
         if size_bytes > 1 << 20
         else ""
     )
-
-
-def _packed(commands: Iterable[tuple[Any, ...]]) -> bytes:
-    """Return commands in the Redis protocol (RESP arrays of bulk strings), as one piece.
-
-    For one write: redis-py packs a long command into pieces of 6 kB, with a system call for each.
-    """
-    parts: list[bytes] = []
-    for command in commands:
-        parts.append(b"*%d\r\n" % len(command))
-        for argument in command:
-            if not isinstance(argument, bytes):
-                argument = str(argument).encode()  # noqa: PLW2901 - the loop's own business
-            parts += (b"$%d\r\n" % len(argument), argument, b"\r\n")
-    return b"".join(parts)
 
 
 def _shape(link: Link) -> Any:
