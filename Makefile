@@ -55,7 +55,7 @@ rabbitmq: ## Install RabbitMQ where it is missing (Debian, Ubuntu; as root)
 TEST_PROCESSES ?= 3
 
 test: lint rabbitmq ## Everything: ruff, mypy, pytest on real servers; TEST_PROCESSES=1 one after the other
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --durations 25
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
 
 POSTGRES_VERSIONS ?= 14 15 16 17 18
 

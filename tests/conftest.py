@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -20,6 +21,34 @@ hypothesis.settings.load_profile("walex")
 
 # Number 0 is left to whoever wants a fixed one.
 _database_numbers = count()
+
+
+#: Files whose tests take minutes (kill -9, again and again), the longest first.
+_LONG = (
+    "producer/test_crash.py",
+    "secrets/test_secrets.py",
+    "spool/test_crash.py",
+    "producer/test_volume.py",
+    "faults/test_faults.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Spread the long files over the first two thirds of the run.
+
+    pytest-xdist hands out files in this order. By its own, that of their number of tests, they came last and all at
+    once, when nothing else was left to do meanwhile.
+    """
+    here = Path(__file__).parent
+    files: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        files.setdefault(item.path.relative_to(here).as_posix(), []).append(item)
+    long = [files.pop(name) for name in _LONG if name in files]
+    short = list(files.values())
+    step = len(short) * 2 // 3 // max(1, len(long))
+    for number, tests in enumerate(long):
+        short.insert(number * (step + 1), tests)
+    items[:] = [item for tests in short for item in tests]
 
 
 @pytest.fixture(autouse=True)
