@@ -42,7 +42,7 @@ from walex_celery.postgres.pgoutput import Relation, Type
 from walex_celery.postgres.slot import Server
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.progress import Progress
-from walex_celery.retrying import Retrying
+from walex_celery.retrying import HANDOVER_SECONDS, Retrying
 from walex_celery.settings import CONNECTION_KEYS, PLACE_KEYS, WalExSettings
 from walex_celery.spool import Rewound, Spool, SpooledStream
 from walex_celery.statistics import Statistics
@@ -120,7 +120,7 @@ class Producer:
         Raises:
             ConfigurationError: a setting or handler is wrong; nothing was touched.
             SetupError: Postgres is not set up for what the settings ask.
-            SlotInUse: another process reads the durable slot.
+            SlotInUse: another process reads the durable slot, and goes on doing so for 3 s.
             HandlerError: a batch handler raised, and halts it; its transaction is not acknowledged.
             RetryableError: Postgres or the broker stayed away for ``reconnect_timeout``, or the broker while
                 stopping: then what was read last is not acknowledged, and comes again.
@@ -317,8 +317,14 @@ class Producer:
     # Connections, one after the other.
 
     def _run_until_stopped(self) -> None:
+        spooled = isinstance(self._settings.message_middleware, Spool)
         retrying = Retrying(
-            self._stopping, self._settings.reconnect_timeout, standby=self._standby, activity=self.activity
+            self._stopping,
+            self._settings.reconnect_timeout,
+            standby=self._standby,
+            activity=self.activity,
+            # A spool's own thread waits for the slot; and its lock ends with the process that had it.
+            handover_seconds=0 if spooled else HANDOVER_SECONDS,
         )
         retrying.run(partial(self._run_once, retrying))
 
@@ -380,7 +386,10 @@ class Producer:
             start = self.confirmed_lsn if resumes else Lsn(0)
             self._delivery.deliver(self._publisher.declare)
             with self.activity.during(Doing.CREATING_SLOT):
-                created = slot is None and stream.create_slot()
+                created_at = stream.create_slot() if slot is None else None
+            # Until it is acknowledged for the first time, that is where it stands: the lag is told from there.
+            self._slot_lsn = created_at or self._slot_lsn
+            created = created_at is not None
             self._plan_anew()
             if settings.message_middleware is None:
                 self._ledger = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between looks at a slot that another producer uses.
 STANDBY_SECONDS: Final = 1.0
+#: Seconds for which a slot may be in use when a producer starts: the one before, which was stopped or killed a moment
+#: ago, has a backend that takes a moment to notice.
+HANDOVER_SECONDS: Final = 3.0
+_HANDOVER_LOOK_SECONDS: Final = 0.1
 
 
 class Retrying:
@@ -25,6 +30,7 @@ class Retrying:
         give_up_seconds: see :class:`~walex_celery.backoff.Backoff`.
         standby: wait for a slot that is in use, instead of raising SlotInUse.
         activity: where to tell of waits.
+        handover_seconds: for which a slot may be in use at the start.
     """
 
     def __init__(
@@ -34,11 +40,13 @@ class Retrying:
         *,
         standby: bool,
         activity: Activity | None = None,
+        handover_seconds: float = HANDOVER_SECONDS,
     ) -> None:
         self._stopping = stopping
         self._backoff = Backoff(give_up_seconds)
         self._standby = standby
         self._activity = Activity() if activity is None else activity
+        self._handover_seconds = handover_seconds
         self._ever = False
 
     @property
@@ -55,10 +63,12 @@ class Retrying:
         """Call *step* until stopped.
 
         Raises:
-            RetryableError: it failed for *give_up_seconds*, or at once with SlotInUse and no *standby*.
+            RetryableError: it failed for *give_up_seconds*.
+            SlotInUse: without *standby*, for *handover_seconds* at the start.
             MendableError: likewise; at once before :meth:`succeeded` was ever called.
         """
         told = False
+        give_up_at: float | None = None  # on a slot that is in use
         while not self._stopping.is_set():
             try:
                 step()
@@ -70,7 +80,11 @@ class Retrying:
                         told = True
                     self._stopping.wait(STANDBY_SECONDS)
                 elif not self._ever:
-                    raise
+                    now = time.monotonic()
+                    give_up_at = now + self._handover_seconds if give_up_at is None else give_up_at
+                    if now >= give_up_at:
+                        raise
+                    self._stopping.wait(_HANDOVER_LOOK_SECONDS)
                 else:
                     # Our own connection broke: the slot stays in use until the server notices.
                     self._activity.begin(Doing.RETRYING)

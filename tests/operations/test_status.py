@@ -17,12 +17,13 @@ from tests.operations.remote import SCHEMA, command, present
 from tests.producer.process import commanding, producer_process
 from tests.producer.test_pause import told
 from tests.support import Database, wait_until
-from tests.walex.support import make_app
-from walex_celery import Event, WalEx
+from tests.walex.support import make_app, running
+from walex_celery import Event, Lsn, WalEx
 from walex_celery.cli import EXIT_NO_PRODUCER, EXIT_OK
 from walex_celery.operations.status import StatusReader, StatusReport
 from walex_celery.operations.status_screen import render
 from walex_celery.status import LagStatus
+from walex_celery.testing.servers import Valkey
 
 GIB = 1024**3
 
@@ -108,6 +109,36 @@ def test_watched_it_is_told_again_and_again_until_ctrl_c(
     assert [one.pid for report in (first, later) for one in report.producers] == [producer.pid] * 2
     assert (first.producers[0].events, later.producers[0].events) == (0, 1)
     assert code == EXIT_OK
+
+
+def test_the_lag_is_known_before_anything_was_ever_acknowledged(shop: Database) -> None:
+    """A slot just made, and a first transaction whose tasks wait for a broker that went away."""
+    with Valkey() as valkey:
+        app = make_app(valkey.url(0))
+        walex = make_walex(app, shop)
+
+        @walex.on_insert("items")
+        def away(events: list[Event]) -> None:
+            valkey.kill()
+
+        @walex.on_insert("items")
+        @app.task(name="shop.notify", shared=False)
+        def notify(event: Event) -> None: ...
+
+        with running(walex) as producer:
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: told(producer).lag.seconds)
+            assert (told(producer).lag.bytes or 0) > 0
+            assert told(producer).acknowledged_lsn == slot_position(shop)
+            valkey.start()
+            wait_until(lambda: told(producer).unconfirmed_tasks == 0, 30)
+
+
+def slot_position(database: Database) -> str:
+    ((position,),) = database.execute(
+        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [database.name]
+    )
+    return str(Lsn.parse(position))
 
 
 def test_without_a_producer_the_slot_and_its_lag_are_told(app: Celery, shop: Database) -> None:

@@ -18,6 +18,7 @@ from walex_celery.errors import (
     SlotMismatch,
     WalLevelError,
 )
+from walex_celery.lsn import Lsn
 from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.slot import (
     Server,
@@ -53,7 +54,7 @@ def check(settings: WalExSettings) -> Server:
         connection.close()
 
 
-def make_slot(settings: WalExSettings) -> bool:
+def make_slot(settings: WalExSettings) -> Lsn | None:
     connection = connect_replication(settings)
     try:
         return create_slot(connection.cursor(), settings)
@@ -83,8 +84,8 @@ def refused(settings: WalExSettings, kind: type[WalExError]) -> str:
 
 def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> None:
     server = check(settings)
-    assert make_slot(settings) is True
-    assert make_slot(settings) is False
+    made_at = make_slot(settings)
+    assert make_slot(settings) is None
 
     connection = connect(settings)
     try:
@@ -95,7 +96,7 @@ def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> Non
     assert (slot.name, slot.plugin, slot.type, slot.database, slot.temporary, slot.active_pid) == (
         settings.slot, "pgoutput", "logical", database.name, False, None
     )  # fmt: skip
-    assert slot.confirmed_flush_lsn
+    assert slot.confirmed_flush_lsn == made_at
     assert check(settings) == server
     assert server.version >= 140000
     assert (server.database, server.wal_sender_timeout) == (database.name, 60)
@@ -112,8 +113,8 @@ def test_there_is_no_slot_at_first(settings: WalExSettings) -> None:
 def test_a_temporary_slot_goes_with_its_connection(database: Database) -> None:
     settings = settings_of(database, durable_slot=False, slot_name=database.name)
 
-    assert make_slot(settings) is True
-    assert make_slot(settings) is True
+    assert make_slot(settings) is not None
+    assert make_slot(settings) is not None
 
 
 # What is not.

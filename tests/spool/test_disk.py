@@ -58,6 +58,45 @@ def test_room_that_processing_frees_is_used(tiny_disk: Path) -> None:
         reader.acknowledge(log.end_lsn, now=True)
 
 
+def test_a_disk_that_one_segment_fills_is_freed_when_that_is_done(tiny_disk: Path) -> None:
+    log = open_log(tiny_disk, segment_bytes=1 << 30)
+    reader = Reader(log)
+    with pytest.raises(DiskFull):
+        fill(log)
+    assert not log.make_room()
+    while reader.read():
+        pass
+    reader.acknowledge(log.end_lsn, now=True)
+
+    assert log.make_room()
+    assert not log.make_room(), "there is no more"
+    assert reader.read() == []  # and closes the file that was removed
+    log.append(transaction(log.end_lsn + 100, os.urandom(100_000)))
+
+
+def test_a_transaction_whose_beginning_alone_found_room_is_told_to_be_in_the_way(tiny_disk: Path) -> None:
+    log = open_log(tiny_disk, segment_bytes=1 << 30)
+    reader = Reader(log)
+    with pytest.raises(DiskFull):
+        fill(log)
+    begin, *rest = transaction(log.end_lsn + 100, os.urandom(9000))
+    log.append([begin])
+    with pytest.raises(DiskFull):
+        log.append(rest)
+    assert not log.is_blocked
+    while reader.read():
+        pass
+    reader.acknowledge(log.end_lsn, now=True)
+
+    assert log.is_blocked
+    assert not log.make_room()
+    log.drop_open_transaction()
+    assert log.make_room()
+    assert not log.is_blocked
+    assert reader.read() == []
+    log.append([begin, *rest])
+
+
 def test_a_write_that_fails_half_way_leaves_no_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = open_log(tmp_path)
     log.append(transaction(100))

@@ -33,8 +33,8 @@ def app(redis_url: str) -> Celery:
 
 def make_walex(app: Celery, database: Database, folder: Path, **settings: object) -> WalEx:
     defaults = {"name": "shop", "publication": "events", "subscriptions": ["items"], "durable_slot": True}
-    spool = Spool(folder, max_bytes=SMALL)
-    return WalEx(app, url=database.url, message_middleware=spool, **(defaults | settings))
+    spool = {"message_middleware": Spool(folder, max_bytes=SMALL)}
+    return WalEx(app, url=database.url, **(defaults | spool | settings))
 
 
 def collect(walex: WalEx) -> list[int]:
@@ -228,10 +228,12 @@ def test_a_transaction_larger_than_the_spool_goes_through(
     assert len(segments(tmp_path)) == 1
 
 
+@pytest.mark.parametrize("max_bytes", [SMALL, 1 << 30], ids=["in many segments", "in one"])
 def test_a_full_disk_is_said_and_waited_for(
-    shop: Database, app: Celery, tiny_disk: Path, caplog: pytest.LogCaptureFixture
+    shop: Database, app: Celery, tiny_disk: Path, caplog: pytest.LogCaptureFixture, max_bytes: int
 ) -> None:
-    walex = make_walex(app, shop, tiny_disk / "spool")
+    spool = Spool(tiny_disk / "spool", max_bytes=max_bytes)
+    walex = make_walex(app, shop, tiny_disk / "spool", message_middleware=spool)
     ids: list[int] = []
     leave = threading.Event()
 
@@ -241,7 +243,8 @@ def test_a_full_disk_is_said_and_waited_for(
         ids.extend(event.key["id"] for event in events if event.key)
 
     with running(walex):
-        insert(shop, *range(500), note="x" * 1000)
+        # Longer than what a last block has left, which the beginning of its transaction finds room in.
+        insert(shop, *range(500), note="x" * 3900)
         wait_until(lambda: "the disk has no room" in caplog.text, 20)
         # Transactions that are stored are forgotten, the others not.
         assert confirmed(shop) < written(shop)

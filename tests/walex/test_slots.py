@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -12,6 +13,7 @@ from tests.support import Database, wait_until
 from tests.walex.support import SCHEMA, in_thread, row, running, slots, wait_for
 from walex_celery import Event, Producer, SetupError, SlotInUse, WalEx
 from walex_celery.errors import PublicationMissing
+from walex_celery.postgres.connection import connect_replication
 from walex_celery.testing.servers import Postgres
 
 
@@ -82,6 +84,28 @@ def test_a_durable_slot_in_use_is_a_runtime_error(todos: Database, app: Celery) 
 
     assert isinstance(caught.value, RuntimeError)
     assert "--standby" in str(caught.value)
+
+
+def test_a_slot_whose_backend_has_not_noticed_yet_that_its_producer_ended_is_waited_for(
+    todos: Database, app: Celery
+) -> None:
+    """A supervisor starts the next one at once, whatever ended the one before."""
+    walex = make(app, todos)
+    events: list[Event] = []
+    walex.on_insert("user")(events.extend)
+    with running(walex):
+        pass
+    wait_until(lambda: slots(todos) == [("my_app_replication_slot", False, False)])
+    before = connect_replication(walex.settings)
+    options = {"proto_version": "1", "publication_names": "events"}
+    before.cursor().start_replication("my_app_replication_slot", options=options)
+    noticing = threading.Timer(1.0, before.close)
+    noticing.start()
+
+    with running(walex):
+        todos.execute('INSERT INTO "user" VALUES (1)')
+        wait_for(events, 1)
+    noticing.join()
 
 
 def test_a_standby_takes_over_when_the_first_stops(

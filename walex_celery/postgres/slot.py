@@ -171,10 +171,13 @@ def check_slot(slot: Slot, settings: WalExSettings) -> None:
         )
 
 
-def create_slot(cursor: Any, settings: WalExSettings) -> bool:
-    """Make the slot over a replication connection; ``False`` if it was there already (another producer's race).
+def create_slot(cursor: Any, settings: WalExSettings) -> Lsn | None:
+    """Make the slot over a replication connection; ``None`` if it was there already (another producer's race).
 
     Source: manual, section 54.4, CREATE_REPLICATION_SLOT. A temporary slot lives as long as the connection.
+
+    Returns:
+        The consistent point: what is committed after it comes.
     """
     command = sql.SQL("CREATE_REPLICATION_SLOT {} {} LOGICAL {} {}").format(
         sql.Identifier(settings.slot),
@@ -185,11 +188,12 @@ def create_slot(cursor: Any, settings: WalExSettings) -> bool:
     )
     try:
         cursor.execute(command)
+        _, consistent_point, *_ = cursor.fetchone()
     except psycopg2.Error as error:
         if error.pgcode == errorcodes.DUPLICATE_OBJECT and settings.durable_slot:
-            return False
+            return None
         raise explain_error(error, settings) from error
-    return True
+    return Lsn.parse(consistent_point)
 
 
 def _one(

@@ -85,8 +85,8 @@ class ReplicationStream:
         """Which cluster this is, and its timelines."""
         return identify(self._cursor, self._settings)
 
-    def create_slot(self) -> bool:
-        """Make the slot; ``False`` if a durable one was there already."""
+    def create_slot(self) -> Lsn | None:
+        """Make the slot; where it begins, or ``None`` if a durable one was there already."""
         return create_slot(self._cursor, self._settings)
 
     def enable_failover(self) -> None:

@@ -125,7 +125,7 @@ class Intake(threading.Thread):
         try:
             log = self._open(cluster)
             with self._activity.during(Doing.CREATING_SLOT):
-                self.created = slot is None and stream.create_slot()
+                self.created = slot is None and stream.create_slot() is not None
             self._compare(log, slot)
             # What is in the log need not be sent again.
             stream.start(log.end_lsn)
@@ -204,7 +204,11 @@ class Intake(threading.Thread):
             stream.acknowledge(position, now=True)
 
     def _store(self, messages: list[StreamMessage], stream: ReplicationStream, log: Log) -> bool:
-        """Append *messages* once there is room; whether that was before :meth:`stop`."""
+        """Append *messages* once there is room; whether that was before :meth:`stop`.
+
+        Raises:
+            DiskFull: what has been stored of a transaction is in the way of its rest; it is to be read anew.
+        """
         size = sum(len(message.payload) for message in messages)
         count = len(messages)
         waited = False
@@ -226,10 +230,16 @@ class Intake(threading.Thread):
                     "keeps the WAL"
                 )
             except DiskFull as error:
+                if log.make_room():
+                    continue
                 if count > 1:
                     # Less of it may fit, and processing can only free what is there whole.
                     count //= 2
                     continue
+                if log.is_blocked:
+                    log.drop_open_transaction()
+                    log.make_room()
+                    raise
                 self._tell(f"{error}. Reading waits until there is some, and Postgres keeps the WAL")
             waited = True
             log.make_room()

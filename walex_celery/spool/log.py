@@ -15,11 +15,14 @@ from walex_celery.postgres.stream import StreamMessage
 from walex_celery.spool.position import Position, PositionFile, Positions
 from walex_celery.spool.record import Header, encode_messages, whole_part
 from walex_celery.spool.recovery import Recovered, first_boundary
+from walex_celery.spool.reserve import Reserve
 from walex_celery.spool.segment import Segment, numbers_in, path_of
 
 logger = logging.getLogger(__name__)
 
 _NOWHERE: Final = Position(0, 0)
+#: What a new segment takes besides what it is told of relations: its folder's entry, and what blocks are rounded up to.
+_SEGMENT_BYTES: Final = 8192
 
 
 class DiskFull(SpoolUnavailable):
@@ -78,6 +81,8 @@ class Log:
             # The file with the position was lost; what is gone was done.
             self.consumed = first_boundary(folder, numbers) or self.end
         self.consume(min(self.consumed, self.end), rewound=self.rewound)
+        self._reserve = Reserve(folder)
+        self._keep_reserve()
 
     # The thread that appends.
 
@@ -114,6 +119,8 @@ class Log:
             DiskFull: nothing was appended; try again.
             SpoolUnavailable: the disk fails.
         """
+        # The first room that there is goes there: a segment that was removed takes its own until its reader goes on.
+        self._keep_reserve()
         whole, end_lsn = whole_part(messages)
         records = []
         if whole:
@@ -181,11 +188,24 @@ class Log:
             except OSError as error:
                 raise self._failing(error) from error
 
-    def make_room(self) -> None:
-        """Remove the last segment too, if all of it is done."""
-        if self.is_consumed and not self.in_transaction and self._tail.size > self._tail.first:
-            with suppress(OSError):
-                self._rotate(self._tail.header.timeline)
+    @property
+    def is_blocked(self) -> bool:
+        """Whether all that is done stays, because a transaction has begun behind it whose end has not been appended."""
+        return self.in_transaction and self.is_consumed and self.end.offset > 0
+
+    def make_room(self) -> bool:
+        """Remove the last segment too, if all of it is done; whether that was so."""
+        if not self.is_consumed or self.in_transaction or self._tail.size == self._tail.first:
+            return False
+        before = self._tail.number
+        self._reserve.release()
+        with suppress(OSError):
+            self._rotate(self._tail.header.timeline)
+        self._keep_reserve()
+        return self._tail.number > before
+
+    def _keep_reserve(self) -> None:
+        self._reserve.keep(_SEGMENT_BYTES + 2 * self._tail.first)
 
     def _rotate(self, timeline: int) -> None:
         """Begin a new segment."""
