@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -21,10 +22,14 @@ class Reserve:
         """Take *size* bytes, or as many of them as there is room for."""
         if self.size >= size:
             return
-        with suppress(OSError), self._path.open("ab", buffering=0) as file:
-            # Not truncate(): a hole takes no room. A disk that is nearly full may take less than it was given.
-            while self.size < size and (written := file.write(bytes(size - self.size))):
-                self.size += written
+        with suppress(OSError):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                # Not ftruncate: a hole takes no room. A disk that is nearly full may take less than it was given.
+                while self.size < size:
+                    self.size += os.write(descriptor, bytes(size - self.size))
+            finally:
+                os.close(descriptor)
 
     def release(self) -> None:
         """Give it up."""
