@@ -64,8 +64,8 @@ class Retrying:
 
         Raises:
             RetryableError: it failed for *give_up_seconds*.
-            SlotInUse: without *standby*, for *handover_seconds* at the start.
             MendableError: likewise; at once before :meth:`succeeded` was ever called.
+            SlotInUse: without *standby*, for *handover_seconds* at the start.
         """
         told = False
         give_up_at: float | None = None  # on a slot that is in use
