@@ -30,10 +30,12 @@ def write_ready_made(
     writer = AmqpWriter(Link(app, 30.0))
     publisher = Publisher(app, writer)
     try:
-        template = publisher.prepare(task).template
+        function = publisher.prepare(task)
+        template = function.template
         if template is None:
             raise RuntimeError("the task's messages have no template")
-        publisher.declare()
+        # Not the publisher's: that starts its heartbeat thread, and nobody here takes turns with it.
+        writer.declare(function.declares)
         made: list[Item] = []
         for number, (value, argsrepr) in enumerate(values):
             item = template(f"00000000-0000-8000-8000-{number:012d}", value, argsrepr)
