@@ -1,3 +1,12 @@
+# The compiled part needs a C compiler, which the slim image does not have.
+FROM python:3.12 AS build
+
+WORKDIR /src
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
+COPY walex_celery ./walex_celery
+COPY example_project ./example_project
+RUN pip wheel --no-deps --wheel-dir /wheels .
+
 # The example shop's image: producer, workers, Flower and load generator are its commands.
 FROM python:3.12-slim
 
@@ -6,11 +15,8 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
-WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
-COPY walex_celery ./walex_celery
-COPY example_project ./example_project
-RUN pip install '.[redis,metrics]' 'flower>=2.0'
+COPY --from=build /wheels /wheels
+RUN pip install "$(ls /wheels/*.whl)[redis,metrics]" 'flower>=2.0'
 
 # The volume for emails takes its owner from this folder.
 RUN useradd --system --uid 10001 --home-dir /srv/shop shop \

@@ -16,7 +16,8 @@ help: ## This list
 
 install: $(INSTALLED) ## The virtual environment in .venv, with all extras
 
-$(INSTALLED): pyproject.toml
+# Again when the compiled part's sources have changed: an editable installation compiles them.
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard walex_celery/native/*.p* walex_celery/native/*.h)
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

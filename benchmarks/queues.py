@@ -6,7 +6,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, cast
 
 from amqp.exceptions import NotFound
@@ -23,14 +23,49 @@ _COUNT_DEADLINE_SECONDS = 10.0
 
 
 class BenchQueue(ABC):
-    """A queue named QUEUE of the broker at ``url``."""
+    """A queue named QUEUE of the broker at ``url``; it may be emptied all the time, and what was in it is counted."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._reaped = 0
+        self._turn = threading.Lock()
+        self._ended = threading.Event()
+        self._reaper: threading.Thread | None = None
+
+    def _start(self, *, reap: bool) -> None:
+        if reap:
+            self._reaper = threading.Thread(target=self._reap_on, daemon=True)
+            self._reaper.start()
+
+    def _reap_on(self) -> None:
+        while not self._ended.wait(_REAP_SECONDS):
+            self._reap_now()
+
+    def _reap_now(self) -> int:
+        """Empty it; 0, for that is what waits in it then."""
+        with self._turn:
+            self._reaped += self._reap()
+        return 0
 
     @abstractmethod
+    def _reap(self) -> int:
+        """Empty it; returns how many there were."""
+
+    @abstractmethod
+    def _waiting(self) -> int:
+        """How many messages are in it."""
+
     def count(self) -> int:
         """How many messages it got."""
+        waiting = self._waiting()
+        with self._turn:
+            return self._reaped + waiting
+
+    def close(self) -> None:
+        """Empty it no more."""
+        self._ended.set()
+        if self._reaper is not None:
+            self._reaper.join()
 
     def expect(self, count: int) -> None:
         """Return when the queue has *count* messages (a quorum queue tells of them a little later).
@@ -46,50 +81,50 @@ class BenchQueue(ABC):
 
 
 class ValkeyQueue(BenchQueue):
-    """A list of Valkey; with *reap* it is emptied all the time, and what was in it is counted."""
+    """A list of Valkey."""
 
     def __init__(self, url: str, client: Redis, *, reap: bool) -> None:
         super().__init__(url)
         self._client = client
-        self._reaped = 0
-        self._ended = threading.Event()
-        self._reaper = threading.Thread(target=self._reap_on, daemon=True) if reap else None
-        if self._reaper is not None:
-            self._reaper.start()
+        self._start(reap=reap)
 
-    def _reap_on(self) -> None:
-        while not self._ended.wait(_REAP_SECONDS):
-            self._reap()
-
-    def _reap(self) -> None:
+    def _reap(self) -> int:
         with self._client.pipeline(transaction=True) as pipeline:
             pipeline.llen(QUEUE)
             pipeline.unlink(QUEUE)
-            self._reaped += pipeline.execute()[0]
+            return int(pipeline.execute()[0])
 
-    def count(self) -> int:
-        """How many messages it got."""
-        return self._reaped + int(cast(Any, self._client.llen(QUEUE)))
+    def _waiting(self) -> int:
+        return int(cast(Any, self._client.llen(QUEUE)))
 
     def close(self) -> None:
         """Empty it."""
-        self._ended.set()
-        if self._reaper is not None:
-            self._reaper.join()
+        super().close()
         self._client.flushdb()
 
 
 class RabbitQueue(BenchQueue):
     """A queue in a virtual host of its own."""
 
-    def count(self) -> int:
-        """How many messages it has."""
-        with Connection(self.url) as connection:
-            channel = cast(Any, connection.default_channel)
-            try:
-                return int(channel.queue_declare(QUEUE, passive=True).message_count)
-            except NotFound:
-                return 0
+    def __init__(self, url: str, *, reap: bool) -> None:
+        super().__init__(url)
+        self._connection = Connection(url)
+        self._start(reap=reap)
+
+    def _reap(self) -> int:
+        try:
+            return int(cast(Any, self._connection.default_channel).queue_purge(QUEUE))
+        except NotFound:  # not declared yet
+            return 0
+
+    def _waiting(self) -> int:
+        # Purged, not declared passively: a quorum queue tells how many it has a little later.
+        return self._reap_now()
+
+    def close(self) -> None:
+        """Close the connection."""
+        super().close()
+        self._connection.release()
 
 
 @contextmanager
@@ -98,14 +133,12 @@ def empty_queue(servers: Servers, broker: Broker, *, reap: bool = False) -> Iter
     if broker == "valkey":
         with servers.valkey() as client:
             client.flushdb()
-            queue = ValkeyQueue(servers.valkey_url, client, reap=reap)
-            try:
-                yield queue
-            finally:
-                queue.close()
+            with closing(ValkeyQueue(servers.valkey_url, client, reap=reap)) as valkey_queue:
+                yield valkey_queue
     else:
         (url,) = servers.rabbitmq.recycle_vhosts([], 1)
         try:
-            yield RabbitQueue(url)
+            with closing(RabbitQueue(url, reap=reap)) as rabbit_queue:
+                yield rabbit_queue
         finally:
             servers.rabbitmq.recycle_vhosts([url], 0)

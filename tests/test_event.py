@@ -17,10 +17,11 @@ from kombu.utils.json import dumps, loads
 
 from tests import messages as m
 from walex_celery import Change, DecodeError, Event, Lsn, TransactionInfo
+from walex_celery.compiled import Context, RowEvent
 from walex_celery.event import Source, printable, short
 from walex_celery.postgres.pgoutput import POSTGRES_EPOCH
 from walex_celery.record import UNCHANGED, Cell, Shape
-from walex_celery.row_event import Context, PlainEvent, RowEvent, RowSource
+from walex_celery.row_event import PlainEvent, RowSource
 from walex_celery.types import TypeDefinition
 
 COLUMNS = {

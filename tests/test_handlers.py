@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walex_celery import ConfigurationError, Event, Filters
+from walex_celery.compiled import Context, RowEvent
 from walex_celery.event import Source
 from walex_celery.filters import Table
 from walex_celery.handlers import (
@@ -27,7 +28,7 @@ from walex_celery.handlers import (
     resolve_functions,
 )
 from walex_celery.record import UNCHANGED, Cell, Shape
-from walex_celery.row_event import Context, RowEvent, RowSource
+from walex_celery.row_event import RowSource
 
 USERS = Table("public", "users")
 SHAPE = Shape({"id": "integer", "name": "text", "active": "bool", "data": "jsonb"}, {})

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from tests import messages as m
 from walex_celery import DecodeError, Event, Filters, Lsn, transaction
+from walex_celery.compiled import Assembler
 from walex_celery.event import Source
 from walex_celery.filters import Table
 from walex_celery.handlers import KINDS, Handler, audience, message_audience
 from walex_celery.postgres.pgoutput import Relation, Type
 from walex_celery.record import UNCHANGED, Shape
 from walex_celery.table_plan import TablePlan
-from walex_celery.transaction import Assembler, Chunk
+from walex_celery.transaction import Chunk
 
 USERS, ORDERS, AUDIT = 1, 2, 3
 TYPES = {m.INT4: "integer", m.TEXT: "text", m.JSONB: "jsonb", m.BOOL: "bool"}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 
 from celery import Celery
 
+from walex_celery import native
 from walex_celery.broker import Function, durability
 from walex_celery.errors import WalExError
 from walex_celery.handlers import Handler
@@ -58,6 +59,10 @@ def tell_start(
         about = {"handler": handler.name, "table": str(handler.table or handler.prefix or "all")}
         logger.info("%s -> %s%s", handler.registration, handler.name, told, extra=about)
     logger.info("broker %s", broker)
+    if native.COMPILED:
+        logger.info("the compiled part is used")
+    else:
+        logger.info("all in Python, a third as fast as with the compiled part: %s", native.absence)
     for handler in handlers:
         if handler.table is not None and not settings.subscribes_to(handler.table):
             logger.warning(

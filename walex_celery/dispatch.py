@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery import Celery
 
+from walex_celery import native
 from walex_celery.activity import Activity
 from walex_celery.broker import Function, Publisher
 from walex_celery.calling import Caller
@@ -23,7 +24,7 @@ from walex_celery.handlers import Audience, Handler, resolve_functions
 from walex_celery.identity import function_digest, task_id, task_id_prefix, timeline_salt
 from walex_celery.statistics import Statistics, TaskTally
 from walex_celery.timeline import Timelines
-from walex_celery.transaction import Chunk
+from walex_celery.transaction import Accepted, Chunk
 
 if TYPE_CHECKING:
     from walex_celery.tracing import Tracing
@@ -147,12 +148,27 @@ class Dispatcher:
                 self._caller.call(handler, events)
 
     def _add_tasks(self, chunk: Chunk) -> None:
-        lsn = chunk.context.position
-        prefix = task_id_prefix(lsn)
+        accepted, lsn = chunk.accepted, chunk.context.position
         salt = self._salt if lsn >= self._since else timeline_salt(self._timelines.of(lsn))
+        if not native.COMPILED:
+            self._add_tasks_of(accepted, lsn, salt)
+            return
+        at = 0
+        while True:
+            at, items, size = native.messages.make_tasks(accepted, at, lsn, salt)
+            if items:
+                self._publisher.extend(items, size)
+                self.statistics.tasks += len(items)
+            if at == len(accepted):
+                return
+            self._add_tasks_of(accepted[at : at + 1], lsn, salt)
+            at += 1
+
+    def _add_tasks_of(self, accepted: Iterable[Accepted], lsn: int, salt: int) -> None:
+        prefix = task_id_prefix(lsn)
         add = self._publisher.add
         count = 0
-        for event, audience in chunk.accepted:
+        for event, audience in accepted:
             audience.tally.accepted += 1
             targets = audience.targets
             if targets is None:

@@ -22,6 +22,7 @@ from walex_celery.announcement import subscribed, tell_start, tell_weaknesses
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
 from walex_celery.calling import Caller, Stopped
+from walex_celery.compiled import Assembler
 from walex_celery.delivery import Delivery
 from walex_celery.dispatch import Dispatcher
 from walex_celery.errors import (
@@ -50,7 +51,7 @@ from walex_celery.status import ProducerStatus
 from walex_celery.table_plan import DatedPlan, TablePlan
 from walex_celery.takeover import position_key, take_over
 from walex_celery.timeline import Cluster
-from walex_celery.transaction import Assembler, Chunk
+from walex_celery.transaction import Chunk
 
 if TYPE_CHECKING:
     from walex_celery.tracing import Tracing
@@ -494,11 +495,10 @@ class Producer:
             if self._pausing.is_set() and not self._pause_at_boundary(stream):
                 return
             waiting = self._publisher.unconfirmed_count or self._assembler.end_lsn > self.confirmed_lsn
-            messages = stream.read(pending=self._pending(), timeout=0 if waiting else IDLE_SECONDS)
-            handed_on = self._take_in(messages)
+            taken = self._take_in(stream, 0 if waiting else IDLE_SECONDS)
             if self._progress.due:
                 self._log_progress(stream)
-            if messages or handed_on:
+            if taken:
                 self._flush()
                 stream.acknowledge(self._done_lsn(), now=False)
             elif isinstance(stream, ReplicationStream) and stream.needs_confirmation:
@@ -576,23 +576,34 @@ class Producer:
         middleware = self._settings.message_middleware
         return None if isinstance(middleware, Spool) else middleware
 
-    def _take_in(self, messages: list[StreamMessage]) -> bool:
-        """Process a slice of the stream, or give it to the middleware; whether that handed anything on."""
+    def _take_in(self, stream: _Stream, timeout: float) -> bool:
+        """Read a slice, and process it or give it to the middleware; whether there was anything to do."""
         middleware = self._middleware
-        self.statistics.messages += len(messages)
         if middleware is None:
-            # Each message comes by here: what is called for it is one function.
-            feed = self._assembler.feed
-            for message in messages:
-                chunk = feed(message.payload)
-                if chunk is not None:
-                    self._dispatch(chunk)
-                if self._asked:
-                    self._apply_change_at_boundary()
-                    if self._stopping.is_set():
-                        break
-                    feed = self._assembler.feed
-            return False
+            payloads = stream.read_payloads(pending=self._pending(), timeout=timeout)
+            self.statistics.messages += len(payloads)
+            self._process_slice(payloads)
+            return bool(payloads)
+        messages = stream.read(pending=self._pending(), timeout=timeout)
+        self.statistics.messages += len(messages)
+        handed_on = self._hand_to(middleware, messages)
+        return bool(messages) or handed_on
+
+    def _process_slice(self, payloads: list[bytes]) -> None:
+        # Each message comes by here: what is called for it is one function.
+        feed = self._assembler.feed
+        for payload in payloads:
+            chunk = feed(payload)
+            if chunk is not None:
+                self._dispatch(chunk)
+            if self._asked:
+                self._apply_change_at_boundary()
+                if self._stopping.is_set():
+                    break
+                feed = self._assembler.feed
+
+    def _hand_to(self, middleware: Callable[..., Any], messages: list[StreamMessage]) -> bool:
+        """Give a slice to the middleware; whether that handed anything on."""
         ledger = self._ledger
         assert ledger is not None
         handed_on = False

@@ -11,7 +11,7 @@ import enum
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -175,6 +175,26 @@ class Shape:
             quick[number] = _plain_document
         self._quick = tuple(quick)
         self._row: Callable[..., Any] | None = None
+
+    @property
+    def json_keys(self) -> tuple[bytes, ...]:
+        """Of each column, what its member of a JSON object begins with: the name, and a colon."""
+        return self._keys
+
+    @property
+    def kinds(self) -> tuple[Literal["text", "bool", "number", "document"], ...]:
+        """How each column's cells become JSON; see :func:`encoder`."""
+        documents = {number for number, _ in self._documents}
+        return tuple(
+            "text"
+            if form is Wire.TEXT
+            else "bool"
+            if form is Wire.BOOL
+            else "document"
+            if number in documents
+            else "number"
+            for number, form in enumerate(self._forms)
+        )
 
     def cast(self, number: int, cell: bytes) -> Any:
         """The Python value of *cell* as column *number*."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -40,17 +40,17 @@ class Context:
 
     # Most transactions are of one event: what not each needs is made when asked for (tasks need no datetime, batch
     # handlers no JSON).
-    __slots__ = ("_chunk", "_info", "_xid", "last", "lsn", "microseconds", "position", "tail")
+    if not TYPE_CHECKING:
+        __slots__ = ()  # the fields are in the subclasses: Python's, or compiled
 
     position: int
     microseconds: int
     last: bool
-
-    def __init__(self) -> None:
-        self._info: TransactionInfo | None = None
-        self._chunk = -1
-        self.lsn = ""
-        self.tail = b""
+    lsn: str
+    tail: bytes
+    _xid: int | None
+    _chunk: int
+    _info: TransactionInfo | None
 
     def complete(
         self, position: int, microseconds: int, xid: int | None, chunk: int = 0, last: bool = True
@@ -92,6 +92,18 @@ class Context:
         )
 
 
+class PlainContext(Context):
+    """A context whose fields are Python's; :mod:`walex_celery.compiled` has others."""
+
+    __slots__ = ("_chunk", "_info", "_xid", "last", "lsn", "microseconds", "position", "tail")
+
+    def __init__(self) -> None:
+        self._info = None
+        self._chunk = -1
+        self.lsn = ""
+        self.tail = b""
+
+
 def _timestamp_text(microseconds: int) -> bytes:
     """A moment as msgspec prints it in JSON."""
     seconds, fraction = divmod(microseconds, 1_000_000)
@@ -104,15 +116,19 @@ def _second_text(seconds: int) -> bytes:
 
 
 class RowSource:
-    """What is the same for all events of a relation."""
+    """What is the same for all events of a relation.
 
-    __slots__ = ("_heads", "key_numbers", "shape", "source")
+    ``form`` is the compiled part's own, made when it first needs it.
+    """
+
+    __slots__ = ("_heads", "form", "key_numbers", "shape", "source")
 
     def __init__(self, source: Source, shape: Shape) -> None:
         self.source = source
         self.shape = shape
         self.key_numbers = tuple((shape.index[name], printable(name)) for name in source.key)
         self._heads: dict[EventType, tuple[bytes, str]] = {}
+        self.form: Any = None
 
     def head(self, type: EventType) -> tuple[bytes, str]:
         """The start of the JSON, and of the ``repr``, of the relation's events of *type*."""
@@ -127,25 +143,13 @@ class RowSource:
 class RowEvent(Event):
     """An insert, update or delete."""
 
-    __slots__ = ("_context", "_new", "_old", "_old_is_whole", "_row_source", "index", "type")
+    __slots__ = ()
 
-    def __init__(
-        self,
-        row_source: RowSource,
-        type: EventType,
-        context: Context,
-        index: int,
-        new: Sequence[Cell] | None,
-        old: Sequence[Cell] | None,
-        old_is_whole: bool,
-    ) -> None:
-        self.type = type
-        self.index = index
-        self._row_source = row_source
-        self._context = context
-        self._new = new
-        self._old = old
-        self._old_is_whole = old_is_whole
+    _row_source: RowSource
+    _context: Context
+    _new: Sequence[Cell] | None
+    _old: Sequence[Cell] | None
+    _old_is_whole: bool
 
     @property
     def source(self) -> Source:  # type: ignore[override]
@@ -276,6 +280,30 @@ class RowEvent(Event):
         if awkward:
             parts.append(b',"as_text":[' + b",".join(map(json_string, awkward)) + b"]")
         return b"".join(parts)
+
+
+class PlainRowEvent(RowEvent):
+    """A row's event whose fields are Python's; :mod:`walex_celery.compiled` has others."""
+
+    __slots__ = ("_context", "_new", "_old", "_old_is_whole", "_row_source", "index", "type")
+
+    def __init__(
+        self,
+        row_source: RowSource,
+        type: EventType,
+        context: Context,
+        index: int,
+        new: Sequence[Cell] | None,
+        old: Sequence[Cell] | None,
+        old_is_whole: bool,
+    ) -> None:
+        self.type = type
+        self.index = index
+        self._row_source = row_source
+        self._context = context
+        self._new = new
+        self._old = old
+        self._old_is_whole = old_is_whole
 
 
 class PlainEvent(Event):

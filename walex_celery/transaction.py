@@ -18,7 +18,7 @@ from walex_celery.handlers import Audience
 from walex_celery.lsn import Lsn
 from walex_celery.postgres import pgoutput
 from walex_celery.record import UNCHANGED, Cell
-from walex_celery.row_event import Context, PlainEvent, RowEvent
+from walex_celery.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
 from walex_celery.table_plan import DatedPlan, TablePlan
 
 #: A chunk is handed on when the events waiting are this many, or hold this many bytes of rows.
@@ -72,6 +72,8 @@ class Assembler:
         restartable: take a Begin inside a transaction for a stream that broke and began that one anew.
     """
 
+    _new_context: Callable[[], Context] = PlainContext
+
     def __init__(
         self,
         plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
@@ -100,7 +102,9 @@ class Assembler:
         self._index = 0
         self._chunk = 0
         self._bytes = 0
-        self._context = Context()
+        self._chunk_events = CHUNK_EVENTS
+        self._chunk_bytes = CHUNK_BYTES
+        self._context = self._new_context()
         self._accepted: list[Accepted] = []
         # By first byte, so that a message costs one lookup and one call.
         self._readers: dict[int, Callable[[bytes], Chunk | None]] = {
@@ -150,7 +154,7 @@ class Assembler:
         if self._begin is not None:
             if not self._restartable:
                 raise DecodeError("Begin inside a transaction")
-            self._accepted, self._bytes, self._chunk, self._context = [], 0, 0, Context()
+            self._accepted, self._bytes, self._chunk, self._context = [], 0, 0, self._new_context()
         if len(payload) != 21:
             pgoutput.check_end(payload, 21, "Begin")
         if self._of_transaction:
@@ -187,7 +191,7 @@ class Assembler:
             self._before_lsn = self.end_lsn
         self._accepted = []
         self._bytes = 0
-        self._context = Context()
+        self._context = self._new_context()
         self._chunk += 1
         return chunk
 
@@ -291,7 +295,7 @@ class Assembler:
                 return None
         chunk = self._make_room(size) if self._accepted else None
         self._bytes += size
-        event = RowEvent(plan, type, self._context, self._index - 1, new, old, old_is_whole)
+        event = PlainRowEvent(plan, type, self._context, self._index - 1, new, old, old_is_whole)
         # tuple.__new__, because a NamedTuple's own costs 0.3 us more.
         self._accepted.append(_new_tuple(Accepted, (event, wanting)))
         return chunk
@@ -301,7 +305,9 @@ class Assembler:
 
         Before the event is added, not after: so a chunk is never the last without saying so.
         """
-        if len(self._accepted) >= CHUNK_EVENTS or (self._accepted and self._bytes + size > CHUNK_BYTES):
+        if len(self._accepted) >= self._chunk_events or (
+            self._accepted and self._bytes + size > self._chunk_bytes
+        ):
             return self._complete(last=False)
         return None
 
@@ -365,7 +371,7 @@ class Assembler:
             return None
         # It is no part of a transaction, so no commit tells its time; this is when it was read.
         now = (datetime.now(UTC) - pgoutput.POSTGRES_EPOCH) // timedelta(microseconds=1)
-        context = Context()
+        context = self._new_context()
         context.complete(message.lsn, now, None)
         return Chunk(context, [Accepted(self._message_event(message, context, STANDALONE_INDEX), wanted)])
 

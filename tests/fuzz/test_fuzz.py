@@ -19,6 +19,7 @@ from tests.types.samples import SAMPLES
 from tests.values.shadow import Shadow
 from tests.values.test_sizes import MEGABYTE, peak_memory
 from walex_celery import DecodeError, Event
+from walex_celery.compiled import Assembler
 from walex_celery.event import Source
 from walex_celery.filters import Filters, Table
 from walex_celery.handlers import KINDS, Handler, audience, message_audience
@@ -26,7 +27,6 @@ from walex_celery.postgres.pgoutput import Relation, decode
 from walex_celery.record import Shape
 from walex_celery.table_plan import TablePlan
 from walex_celery.testing.servers import Postgres
-from walex_celery.transaction import Assembler
 
 Input = TypeVar("Input")
 

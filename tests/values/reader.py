@@ -12,6 +12,7 @@ from kombu.utils.json import dumps, loads
 
 from tests.support import Database
 from walex_celery import Event
+from walex_celery.compiled import Assembler
 from walex_celery.filters import ALL_TABLES, Filters
 from walex_celery.handlers import Handler
 from walex_celery.planning import Planner
@@ -20,7 +21,6 @@ from walex_celery.postgres.connection import connect
 from walex_celery.postgres.slot import inspect_server
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.settings import load_settings
-from walex_celery.transaction import Assembler
 
 _MARK = "reader of the tests"
 

@@ -16,7 +16,6 @@ from amqp import exceptions
 from kombu.common import maybe_declare
 
 from walex_celery.broker import frames
-from walex_celery.broker.body import Bodies
 from walex_celery.broker.collect import Message
 from walex_celery.broker.confirms import Confirms
 from walex_celery.broker.events import EventPublisher
@@ -47,7 +46,7 @@ class AmqpWriter:
         self._blocked: str | None = None
         self._noticed: Exception | None = None  # what ended channel or connection while idle
         self._lanes: dict[tuple[Any, ...], Lane] = {}
-        self._bodies = Bodies()
+        self._bodies = frames.frame_bodies()
         self._events = EventPublisher(link.app, link.sender)
 
     # --- messages -----------------------------------------------------------------------------------

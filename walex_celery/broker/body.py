@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from kombu.compression import compress
 from kombu.serialization import dumps
 
+from walex_celery import native
 from walex_celery.broker import sentinels
 from walex_celery.broker.collect import Message
 
@@ -27,6 +28,13 @@ KEPT = 1000
 def wire_argument(value: bytes) -> dict[str, str]:
     """Return the task's one argument: kombu's tagged form of an Event, whose value is JSON text."""
     return {"__type__": "walex.event", "__value__": value.decode()}
+
+
+class Renders(Protocol):
+    """A body: in Python, or compiled."""
+
+    def render(self, value: bytes, head: bytes = b"") -> bytes:
+        """Return the finished body of ``value``, which begins with ``head``; the same object for the same ``value``."""
 
 
 class Body:
@@ -53,17 +61,37 @@ class Body:
 
 
 class Bodies:
-    """The bodies of one writer: functions whose messages have the same form share one."""
+    """The bodies of one writer: functions whose messages have the same form share one.
 
-    def __init__(self) -> None:
-        self._bodies: dict[tuple[Any, ...], Body] = {}
+    Args:
+        finish: makes what the transport wants of a body.
+        frame: of a frame, what stands before its size; for the compiled part, which makes frames and base64 by itself.
+        compiled: whether the compiled part makes those that it can.
+    """
 
-    def of(self, message: Message, finish: Finish) -> Body:
+    def __init__(
+        self, finish: Finish, frame: bytes | None = None, *, compiled: bool = native.COMPILED
+    ) -> None:
+        self._bodies: dict[tuple[Any, ...], Renders] = {}
+        self._finish = finish
+        self._frame = frame
+        self.compiled = compiled
+
+    def of(self, message: Message) -> Renders:
         """Return the body of a message that was captured with the sentinel value."""
         key = (bytes_of(message.body), message.content_type, message.serializer, message.compression)
         if key not in self._bodies:
-            self._bodies[key] = Body(_json_encoder(message) or _kombu_encoder(message), finish)
+            self._bodies[key] = self._make(message)
         return self._bodies[key]
+
+    def _make(self, message: Message) -> Renders:
+        pieces = _json_pieces(message)
+        if pieces is None:
+            return Body(_kombu_encoder(message), self._finish)
+        if self.compiled:
+            body: Renders = native.messages.JsonBody(*pieces, KEPT, self._frame)
+            return body
+        return Body(_json_encoder(*pieces), self._finish)
 
 
 def bytes_of(body: str | bytes) -> bytes:
@@ -84,8 +112,8 @@ def ascii_string(text: str) -> bytes:
     return encode_basestring_ascii(text).encode()
 
 
-def _json_encoder(message: Message) -> Encode | None:
-    """Return an encoder that splits a captured JSON body at the value, or None where it can't be split.
+def _json_pieces(message: Message) -> tuple[bytes, bytes] | None:
+    """Return a captured JSON body split at the value, or None where it can't be split.
 
     That kombu's "json" is still ``json.dumps`` is proved by the template's second capture.
     """
@@ -95,6 +123,11 @@ def _json_encoder(message: Message) -> Encode | None:
     if len(pieces) != 2:
         return None
     opening, closing = (piece.encode() for piece in pieces)
+    return opening, closing
+
+
+def _json_encoder(opening: bytes, closing: bytes) -> Encode:
+    """Return an encoder that puts the value between the two pieces of a JSON body."""
     starts: dict[bytes, bytes] = {}
 
     def encode(value: bytes, head: bytes) -> tuple[bytes, bytes]:

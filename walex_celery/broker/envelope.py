@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import msgspec
 from kombu.utils.json import dumps, loads
 
+from walex_celery import native
 from walex_celery.broker import sentinels
-from walex_celery.broker.body import KEPT, Bodies, Body, Finish, ascii_string
+from walex_celery.broker.body import KEPT, Bodies, Finish, Renders, ascii_string
 from walex_celery.broker.collect import Message
-from walex_celery.broker.wire import Item, Lane
+from walex_celery.broker.wire import Item, Lane, Template
 
 
 def delivery_tags() -> Iterator[bytes]:
@@ -28,9 +29,19 @@ _encode = msgspec.json.Encoder().encode
 class EnvelopeTemplate:
     """Fills body, task id, argsrepr and delivery tag into a captured envelope."""
 
-    __slots__ = ("_after_argsrepr", "_before_argsrepr", "_body", "_end", "_lane", "_start", "_tags")
+    __slots__ = ("_after_argsrepr", "_before_argsrepr", "_body", "_end", "_lane", "_start", "_tags", "fill")
 
-    def __init__(self, lane: Lane, body: Body, start: bytes, before: bytes, after: bytes, end: bytes) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        body: Renders,
+        start: bytes,
+        before: bytes,
+        after: bytes,
+        end: bytes,
+        *,
+        compiled: bool,
+    ) -> None:
         task_id = dumps(sentinels.TASK_ID).encode()
         self._lane = lane
         self._body = body.render
@@ -39,6 +50,19 @@ class EnvelopeTemplate:
         self._after_argsrepr = after.split(task_id)
         self._end = end
         self._tags = delivery_tags()
+        #: Makes the envelope of one task.
+        self.fill: Template = self.fill_plainly
+        if compiled:
+            self.fill = native.messages.Envelopes(
+                self.fill_plainly,
+                lane,
+                body,
+                start,
+                self._before_argsrepr,
+                self._after_argsrepr,
+                end,
+                len(sentinels.TASK_ID),
+            ).fill
 
     @classmethod
     def of(cls, message: Message, item: Item, bodies: Bodies) -> EnvelopeTemplate | None:
@@ -56,9 +80,9 @@ class EnvelopeTemplate:
             pieces.append(before)
             rest = afters[0]
         start, before, after = pieces
-        return cls(item[0], bodies.of(message, base64_body()), start, before, after, rest)
+        return cls(item[0], bodies.of(message), start, before, after, rest, compiled=bodies.compiled)
 
-    def fill(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item:
+    def fill_plainly(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item:
         """Return the envelope of one task."""
         quoted_id = _encode(task_id)  # a UUID: what msgspec writes is what json.dumps does
         envelope = b"".join((

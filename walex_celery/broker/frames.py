@@ -11,10 +11,11 @@ from typing import Any
 from amqp.basic_message import Message as AmqpMessage
 from amqp.serialization import dumps
 
+from walex_celery import native
 from walex_celery.broker import sentinels
-from walex_celery.broker.body import Bodies, Body, bytes_of
+from walex_celery.broker.body import Bodies, Renders, bytes_of
 from walex_celery.broker.collect import Message
-from walex_celery.broker.wire import Item, Lane
+from walex_celery.broker.wire import Item, Lane, Template
 
 #: All publishes go through channel 1, which the writer opens first on each connection.
 CHANNEL = 1
@@ -32,6 +33,11 @@ _U32 = Struct(">I")
 def body_frame(body: bytes) -> bytes:
     """Return a body as one frame; :func:`split_body` cuts it where the broker's frame_max is smaller."""
     return FRAME.pack(BODY, CHANNEL, len(body)) + body + FRAME_END
+
+
+def frame_bodies() -> Bodies:
+    """Return the bodies of a writer of frames."""
+    return Bodies(lambda start, rest: body_frame(start + rest), FRAME.pack(BODY, CHANNEL, 0)[:3])
 
 
 def split_body(frame: bytes, frame_max: int) -> list[bytes]:
@@ -92,10 +98,18 @@ class FramesTemplate:
         "_method",
         "_size",
         "_table_size",
+        "fill",
     )  # fmt: skip
 
     def __init__(
-        self, lane: Lane, body: Body, message: Message, table_at: int, pieces: tuple[bytes, bytes]
+        self,
+        lane: Lane,
+        body: Renders,
+        message: Message,
+        table_at: int,
+        pieces: tuple[bytes, bytes],
+        *,
+        compiled: bool,
     ) -> None:
         before, after = pieces
         task_id = sentinels.TASK_ID.encode()
@@ -111,6 +125,22 @@ class FramesTemplate:
         self._before_argsrepr = before[table_at + 4 : -4].split(task_id)
         self._after_argsrepr = after.split(task_id)
         self._size = CONTENT_HEADER.size + len(before) + len(after)
+        #: Makes the frames of one task.
+        self.fill: Template = self.fill_plainly
+        if compiled:
+            self.fill = native.messages.Frames(
+                self.fill_plainly,
+                lane,
+                body,
+                self._method + FRAME.pack(HEADER, CHANNEL, 0)[:3],
+                CONTENT_HEADER.pack(BASIC, 0, 0)[:4],
+                self._head,
+                self._before_argsrepr,
+                self._after_argsrepr,
+                self._table_size,
+                self._size,
+                self._id_size,
+            ).fill
 
     @classmethod
     def of(cls, lane: Lane, message: Message, bodies: Bodies) -> FramesTemplate | None:
@@ -124,13 +154,14 @@ class FramesTemplate:
             table_at += 1 + before[table_at]
         return cls(
             lane,
-            bodies.of(message, lambda start, rest: body_frame(start + rest)),
+            bodies.of(message),
             message,
             table_at,
             (before, after),
+            compiled=bodies.compiled,
         )
 
-    def fill(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item | None:
+    def fill_plainly(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item | None:
         """Return the frames of one task, or None for an id that is not as long as a UUID."""
         quoted = argsrepr.encode("utf-8", "surrogatepass")  # as py-amqp does
         identifier = task_id.encode()

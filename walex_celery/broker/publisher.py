@@ -157,6 +157,11 @@ class Publisher:
             self._size_bytes += sum(len(item[2]) + len(item[3]) for item in items)
             self._sent_events.extend(events)
 
+    def extend(self, items: list[Item], size_bytes: int) -> None:
+        """Collect messages that templates made, of *size_bytes* together."""
+        self._items += items
+        self._size_bytes += size_bytes
+
     def flush(self, position: int | None = None) -> int:
         """Write all that was added and not confirmed; may return before the broker confirmed it.
 

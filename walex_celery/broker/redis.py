@@ -17,7 +17,7 @@ from kombu.utils.json import dumps, loads
 
 from walex_celery.broker.body import Bodies
 from walex_celery.broker.collect import Message
-from walex_celery.broker.envelope import EnvelopeTemplate
+from walex_celery.broker.envelope import EnvelopeTemplate, base64_body
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.exactly_once import StoredPosition
 from walex_celery.broker.link import Link, is_login_error
@@ -61,7 +61,7 @@ class RedisWriter:
         self._sent: list[_Sent] = []  # of each batch on the wire
         self._lanes: dict[tuple[Any, ...], Lane] = {}
         self._events = EventPublisher(link.app, link.sender)
-        self._bodies = Bodies()
+        self._bodies = Bodies(base64_body())
         self._expiring: dict[str, int] = {}  # queues with x-expires, of the batch being written
         self._shape = _shape(link)
 

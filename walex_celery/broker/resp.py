@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from walex_celery import native
 
-def packed(commands: Iterable[tuple[Any, ...]]) -> bytes:
+
+def packed_plainly(commands: Iterable[tuple[Any, ...]]) -> bytes:
     """Return commands in the Redis protocol (RESP arrays of bulk strings), as one piece.
 
     For one write: redis-py packs a long command into pieces of 6 kB, with a system call for each.
@@ -19,3 +21,6 @@ def packed(commands: Iterable[tuple[Any, ...]]) -> bytes:
                 argument = str(argument).encode()  # noqa: PLW2901 - the loop's own business
             parts += (b"$%d\r\n" % len(argument), argument, b"\r\n")
     return b"".join(parts)
+
+
+packed = native.messages.packed if native.COMPILED else packed_plainly

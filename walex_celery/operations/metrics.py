@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from walex_celery import native
 from walex_celery.activity import Doing
 from walex_celery.filters import Table
 from walex_celery.operations.watch import Watch
@@ -100,10 +101,10 @@ def _histogram(metric: HistogramMetricFamily, labels: list[str], durations: Dura
 
 
 def _process(producer: Producer, watch: Watch) -> Iterator[Metric]:
-    labels = [_NAME, "version", "celery_version", "python_version"]
+    labels = [_NAME, "version", "celery_version", "python_version", "compiled"]
     build = GaugeMetricFamily("walex_build_info", "What runs, in its labels; always 1.", labels=labels)
     versions = [version("walex-celery"), celery.__version__, platform.python_version()]
-    build.add_metric([_instance(producer), *versions], 1)
+    build.add_metric([_instance(producer), *versions, str(native.COMPILED).lower()], 1)
     yield build
     yield from _gauge(
         producer,

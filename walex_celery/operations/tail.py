@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.text import Text
 
+from walex_celery.compiled import Assembler
 from walex_celery.event import Event, printable, short
 from walex_celery.filters import ALL_TABLES, Filters
 from walex_celery.handlers import KINDS, Handler
@@ -18,7 +19,6 @@ from walex_celery.postgres.connection import connect
 from walex_celery.postgres.slot import check_prerequisites, inspect_server
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.settings import WalExSettings, changed
-from walex_celery.transaction import Assembler
 
 _COLOURS = {"insert": "green", "update": "yellow", "delete": "red", "truncate": "magenta", "message": "cyan"}
 _LONGEST_VALUE = 60

@@ -141,7 +141,8 @@ _COLUMN_TAIL = Layout("!Ii")
 _MESSAGE = Layout("!BQ")
 
 
-_EARLIEST, _LATEST = (
+#: The first and the last moment that a datetime holds, as the protocol counts them.
+EARLIEST, LATEST = (
     (moment.replace(tzinfo=UTC) - POSTGRES_EPOCH) // timedelta(microseconds=1)
     for moment in (datetime.min, datetime.max)
 )
@@ -149,7 +150,7 @@ _EARLIEST, _LATEST = (
 
 def check_timestamp(microseconds: int) -> None:
     """Raise :class:`DecodeError` for what :func:`timestamp` raises it for."""
-    if not _EARLIEST <= microseconds <= _LATEST:
+    if not EARLIEST <= microseconds <= LATEST:
         raise DecodeError(f"a timestamp of {microseconds} us since 2000-01-01 is out of range")
 
 

@@ -147,6 +147,10 @@ class SpooledStream:
                 messages = reader.read()
         return messages
 
+    def read_payloads(self, *, pending: bool, timeout: float) -> list[bytes]:
+        """As :meth:`read`, without the messages' positions."""
+        return [message.payload for message in self.read(pending=pending, timeout=timeout)]
+
     @property
     def stop_at_boundary(self) -> bool:
         """Whether :meth:`read` gives nothing beyond the end of a transaction."""
