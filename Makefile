@@ -55,8 +55,14 @@ rabbitmq: ## Install RabbitMQ where it is missing (Debian, Ubuntu; as root)
 # Most tests wait for servers, so some at once take half the time; each process has servers of its own.
 TEST_PROCESSES ?= 3
 
+# What the compiled part does is also done by Python alone: these say that it is, from the slot to the broker.
+PLAIN_TESTS := $(addprefix tests/,test_transaction.py test_event.py test_handlers.py test_dispatch.py fuzz values/test_random.py \
+	broker/test_conformance.py broker/test_redis.py broker/test_amqp.py postgres/test_stream.py producer/test_producer.py)
+PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+
 test: lint rabbitmq ## Everything: ruff, mypy, pytest on real servers; TEST_PROCESSES=1 one after the other
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations 25
+	WALEX_NATIVE=0 $(PYTEST) -q $(PLAIN_TESTS)
+	$(PYTEST) --durations 25
 
 POSTGRES_VERSIONS ?= 14 15 16 17 18
 

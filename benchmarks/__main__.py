@@ -31,7 +31,7 @@ _PARTS = ("drains", "growth", "huge", "latency")
     "--shape", "shapes", multiple=True, type=click.Choice([s.name for s in SHAPES]), help="Only this."
 )
 @click.option("--contender", "contenders", multiple=True, type=click.Choice(list(BY_NAME)), help="Only this.")
-@click.option("--minutes", default=14.0, help="After these, shapes get no further rounds.")
+@click.option("--minutes", default=18.0, help="After these, shapes get no further rounds.")
 @click.option("--latency-seconds", default=12.0, help="How long each load of the latency part lasts.")
 @click.option(
     "--valkey-persistence",

@@ -38,6 +38,7 @@ class Contender(msgspec.Struct, frozen=True):
         broker: where tasks go; classic and quorum are queues of RabbitMQ.
         events: how many at scale 1, where the shape's number would take too long.
         shapes: names of the shapes it drains; empty for all.
+        native: with the compiled part, where there is one.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Contender(msgspec.Struct, frozen=True):
     broker: Broker = "valkey"
     events: int | None = None
     shapes: tuple[str, ...] = ()
+    native: bool = True
 
     @property
     def tasks_per_event(self) -> int:
@@ -75,6 +77,9 @@ CONTENDERS = (
     Contender("one-column", "batch handler, one column", "one_column"),
     Contender("all-columns", "batch handler, all columns", "all_columns", shapes=(*_INSERTS, "wide")),
     Contender("valkey", "one function, Valkey", "publish"),
+    Contender(
+        "valkey-plain", "one function, Valkey, all in Python", "publish", shapes=_INSERTS, native=False
+    ),
     Contender("valkey-three", "three functions, Valkey", "publish_three", shapes=_SINGLE),
     Contender(
         "valkey-signal",

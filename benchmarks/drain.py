@@ -19,7 +19,7 @@ from kombu import Queue
 
 from benchmarks.backlog import PUBLICATION
 from benchmarks.job import Job, Outcome
-from benchmarks.queues import QUEUE
+from benchmarks.queues import QUEUE, queue_arguments
 from benchmarks.ready_made import write_ready_made
 from walex_celery import Event, Producer, WalEx
 
@@ -160,7 +160,7 @@ def _celery(job: Job) -> Celery:
     app.conf.task_ignore_result = True
     app.conf.task_default_queue = QUEUE
     if job.broker != "valkey":
-        app.conf.task_queues = [Queue(QUEUE, queue_arguments={"x-queue-type": job.broker})]
+        app.conf.task_queues = [Queue(QUEUE, queue_arguments=queue_arguments(job.broker))]
         if job.work == "delay":
             app.conf.broker_transport_options = {"confirm_publish": True}
     return app

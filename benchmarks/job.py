@@ -24,6 +24,7 @@ class Job(msgspec.Struct, frozen=True):
         table: whose changes they are.
         column: for the handler that reads one.
         unwatched: for the filter that drops all.
+        native: with the compiled part, where there is one.
     """
 
     work: Work
@@ -36,6 +37,7 @@ class Job(msgspec.Struct, frozen=True):
     table: str
     column: str
     unwatched: Mapping[str, Any]
+    native: bool
 
 
 class Outcome(msgspec.Struct, frozen=True):

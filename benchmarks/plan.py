@@ -28,7 +28,7 @@ class Plan(msgspec.Struct, frozen=True):
     shapes: Sequence[str] = ()
     contenders: Sequence[str] = ()
     latency_seconds: float = 12.0
-    minutes: float = 14.0
+    minutes: float = 18.0
 
 
 #: Where progress is told, a line a measurement.

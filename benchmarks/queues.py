@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, cast
 
-from amqp.exceptions import NotFound
 from kombu import Connection
 from redis import Redis
 
@@ -20,6 +19,11 @@ QUEUE = "bench"
 
 _REAP_SECONDS = 0.05
 _COUNT_DEADLINE_SECONDS = 10.0
+
+
+def queue_arguments(broker: Broker) -> dict[str, str]:
+    """What a queue of RabbitMQ is declared with."""
+    return {"x-queue-type": broker}
 
 
 class BenchQueue(ABC):
@@ -106,16 +110,19 @@ class ValkeyQueue(BenchQueue):
 class RabbitQueue(BenchQueue):
     """A queue in a virtual host of its own."""
 
-    def __init__(self, url: str, *, reap: bool) -> None:
+    def __init__(self, url: str, broker: Broker, *, reap: bool) -> None:
         super().__init__(url)
         self._connection = Connection(url)
+        if reap:
+            # Now, as the contender will: a quorum queue that is being declared can't be emptied, and breaks the channel.
+            arguments = queue_arguments(broker)
+            cast(Any, self._connection.default_channel).queue_declare(
+                QUEUE, durable=True, auto_delete=False, arguments=arguments
+            )
         self._start(reap=reap)
 
     def _reap(self) -> int:
-        try:
-            return int(cast(Any, self._connection.default_channel).queue_purge(QUEUE))
-        except NotFound:  # not declared yet
-            return 0
+        return int(cast(Any, self._connection.default_channel).queue_purge(QUEUE))
 
     def _waiting(self) -> int:
         # Purged, not declared passively: a quorum queue tells how many it has a little later.
@@ -138,7 +145,7 @@ def empty_queue(servers: Servers, broker: Broker, *, reap: bool = False) -> Iter
     else:
         (url,) = servers.rabbitmq.recycle_vhosts([], 1)
         try:
-            with closing(RabbitQueue(url, reap=reap)) as rabbit_queue:
+            with closing(RabbitQueue(url, broker, reap=reap)) as rabbit_queue:
                 yield rabbit_queue
         finally:
             servers.rabbitmq.recycle_vhosts([url], 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,7 @@ def run_drain(
             table=shape.table,
             column=shape.column,
             unwatched=shape.unwatched,
+            native=contender.native,
         )
         before = servers.cpu_seconds()
         if contender.work == "recvlogical":
@@ -76,6 +78,7 @@ def _drain_in_process(job: Job) -> Outcome:
         input=msgspec.json.encode(job),
         capture_output=True,
         cwd=ROOT,
+        env={**os.environ, **({} if job.native else {"WALEX_NATIVE": "0"})},
         timeout=_DEADLINE_SECONDS,
         check=False,
     )

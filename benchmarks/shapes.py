@@ -94,10 +94,10 @@ def _users(name: str, title: str, events: int, body: str, *, extra: str = "", st
     )
 
 
-SINGLE = _users("single", "single-row inserts", 100_000, _INSERT_USERS.format(rows=1))
+SINGLE = _users("single", "single-row inserts", 300_000, _INSERT_USERS.format(rows=1))
 
 THOUSAND = _users(
-    "thousand", "inserts, 1,000 rows a transaction", 100_000, _INSERT_USERS.format(rows=1000), step=1000
+    "thousand", "inserts, 1,000 rows a transaction", 300_000, _INSERT_USERS.format(rows=1000), step=1000
 )
 
 UPDATES = _users(

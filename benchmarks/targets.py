@@ -61,6 +61,8 @@ def _ratios() -> Iterator[Target]:
         yield _ratio(f"{work}, {label}: of `pg_recvlogical`", shape, contender, "pg_recvlogical", bound)
     for (shape, label), contender, work, other, against, bound in (
         (_SINGLE, "valkey", "one function, Valkey", "valkey-delay", "times `delay()`", 25),
+        (_SINGLE, "valkey", "one function, Valkey", "valkey-plain", "times that in Python alone", 1.5),
+        (_THOUSAND, "valkey", "one function, Valkey", "valkey-plain", "times that in Python alone", 1.5),
         (_SINGLE, "valkey-signal", "with a signal receiver, Valkey", "valkey-delay", "times `delay()`", 8),
         (
             _SINGLE,

@@ -30,10 +30,15 @@ ORDERS_RELATION = m.relation(ORDERS, "orders", [("id", m.INT4)], schema="sales",
 class Listener:
     """An assembler, and the handlers that it serves."""
 
-    def __init__(self, *handlers: Handler, restartable: bool = False) -> None:
+    def __init__(
+        self,
+        *handlers: Handler,
+        restartable: bool = False,
+        assembler_type: type[transaction.Assembler] = Assembler,
+    ) -> None:
         self.handlers = list(handlers)
         self.types: list[Type] = []
-        self.assembler = Assembler(
+        self.assembler = assembler_type(
             self.plan,
             lambda prefix: message_audience(self.handlers, prefix),
             Source("WalEx", "1", "shop", "", "", {}),

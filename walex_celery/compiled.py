@@ -19,7 +19,7 @@ if TYPE_CHECKING or not native.COMPILED:
     from walex_celery.transaction import Assembler
 else:
 
-    class Context(native.rows.ContextFields, row_event.Context):
+    class Context(native.context.ContextFields, row_event.Context):
         """What the events of one chunk share; see :class:`walex_celery.row_event.Context`."""
 
         __slots__ = ()
@@ -34,9 +34,9 @@ else:
 
         _new_context = Context
 
-    native.rows.connect(UNCHANGED, MAX_NESTING, pgoutput.EARLIEST, pgoutput.LATEST)
+    native.context.connect(pgoutput.EARLIEST, pgoutput.LATEST)
+    native.rows.connect(UNCHANGED, MAX_NESTING)
     native.feeding.connect(
-        UNCHANGED,
         RowEvent,
         Context,
         transaction.Accepted,

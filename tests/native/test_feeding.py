@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from tests import messages as m
 from tests import test_transaction as stream
-from tests.native.support import ASSEMBLERS, needs_native
+from tests.native.support import ASSEMBLERS, answer, needs_native
 from walex_celery import Filters, native, transaction
 from walex_celery.postgres.stream import StreamMessage, read_slice_plainly
+from walex_celery.record import UNCHANGED
 from walex_celery.transaction import Assembler
 
 pytestmark = needs_native
@@ -26,13 +27,8 @@ def told(
     assembler_type: type[Assembler], payloads: Iterable[bytes], filters: Filters | None = None
 ) -> list[Any]:
     """Everything that can be seen of what the assembler does with *payloads*."""
-    listener = stream.Listener(stream.on("on_event", filters=filters), stream.on("on_message"))
-    listener.assembler = assembler_type(
-        listener.plan,
-        listener.assembler._message_plan,
-        listener.assembler._message_source,
-        listener.types.append,
-    )
+    handlers = stream.on("on_event", filters=filters), stream.on("on_message")
+    listener = stream.Listener(*handlers, assembler_type=assembler_type)
     assembler = listener.assembler
     seen: list[Any] = []
     for payload in payloads:
@@ -150,3 +146,43 @@ def test_the_same_slice_is_read(
 
     assert tuple(compiled) == read(read_slice_plainly)
     assert all(type(message) is (bytes if bare else StreamMessage) for message in compiled[0])
+
+
+# Rows.
+
+_ROW = st.lists(
+    st.none() | st.binary(max_size=12) | st.text(max_size=6).map(str.encode), min_size=2, max_size=2
+)
+
+
+@given(
+    kind=st.sampled_from(["insert", "update", "delete"]), new=_ROW, old=st.none() | _ROW, toast=st.booleans()
+)
+def test_the_same_of_any_row_of_a_stream(
+    kind: str, new: list[bytes | None], old: list[bytes | None] | None, toast: bool
+) -> None:
+    """Whether its values are looked at before it becomes JSON, after, or not at all."""
+    if kind == "insert":
+        payload = m.insert(stream.USERS, *new)
+    elif kind == "delete":
+        payload = m.delete(stream.USERS, old=new)
+    else:
+        payload = m.update(stream.USERS, [new[0], UNCHANGED] if toast else new, old=old)
+    payloads = [m.begin(), stream.USERS_RELATION, payload, m.commit()]
+
+    for filters in (None, SOME):
+        assert_same(payloads, filters)
+    events = [
+        event
+        for assembler_type in ASSEMBLERS
+        for event in stream.Listener(stream.on("on_event"), assembler_type=assembler_type).events(
+            *payloads[1:-1]
+        )
+    ]
+    before = [event.to_json() for event in events]
+    assert before[0] == before[1]
+    records = [
+        answer(lambda event=event: (event.new_record, event.old_record, event.changes)) for event in events
+    ]
+    assert records[0] == records[1]
+    assert [event.to_json() for event in events] == before

@@ -10,21 +10,20 @@ import os
 from importlib import import_module
 from typing import Any, Final
 
+_NAMES: Final = ("context", "rows", "feeding", "messages")
 
-def _load() -> tuple[tuple[Any, Any, Any], str]:
+
+def _load() -> tuple[tuple[Any, ...], str]:
     """The modules, and why there are none where there are none."""
     if os.environ.get("WALEX_NATIVE") == "0":
-        return (None, None, None), "WALEX_NATIVE=0 leaves it out"
+        return (None,) * len(_NAMES), "WALEX_NATIVE=0 leaves it out"
     try:
-        rows, feeding, messages = (
-            import_module(f"{__name__}.{name}") for name in ("rows", "feeding", "messages")
-        )
+        return tuple(import_module(f"{__name__}.{name}") for name in _NAMES), ""
     except ImportError as error:
-        return (None, None, None), f"it was not built: {error}"
-    return (rows, feeding, messages), ""
+        return (None,) * len(_NAMES), f"it was not built: {error}"
 
 
-(rows, feeding, messages), absence = _load()
+(context, rows, feeding, messages), absence = _load()
 
 #: Whether there is a compiled part, and it is used.
 COMPILED: Final = not absence

@@ -6,15 +6,16 @@ does what is usual; before anything else, rubbish included, it changes nothing a
 knows all of it, and which alone raises errors.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_GetItemWithError
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from walex_celery.native.rows cimport ContextFields, RowFields
+from walex_celery.native.context cimport ContextFields
+from walex_celery.native.rows cimport RowFields, walex_be32, walex_be64, walex_walk
 
 
 cdef extern from *:
@@ -28,14 +29,14 @@ cdef extern from *:
 
 
 cdef object _UNUSUAL = object()
-cdef object _UNCHANGED, _row_event, _context, _accepted, _chunk
+cdef object _row_event, _context, _accepted, _chunk
 cdef int64_t _earliest, _latest
 
 
-def connect(unchanged, row_event, context, accepted, chunk, int64_t earliest, int64_t latest):
+def connect(row_event, context, accepted, chunk, int64_t earliest, int64_t latest):
     """Tell the classes and bounds of the Python that this is a part of."""
-    global _UNCHANGED, _row_event, _context, _accepted, _chunk, _earliest, _latest
-    _UNCHANGED, _row_event, _context, _accepted, _chunk = unchanged, row_event, context, accepted, chunk
+    global _row_event, _context, _accepted, _chunk, _earliest, _latest
+    _row_event, _context, _accepted, _chunk = row_event, context, accepted, chunk
     _earliest, _latest = earliest, latest
 
 
@@ -81,49 +82,7 @@ def read_slice(
     return messages, start, size, needs_confirmation
 
 
-cdef inline uint32_t _be32(const uint8_t *at) noexcept nogil:
-    return (<uint32_t>at[0] << 24) | (<uint32_t>at[1] << 16) | (<uint32_t>at[2] << 8) | at[3]
-
-
-cdef inline uint64_t _be64(const uint8_t *at) noexcept nogil:
-    return (<uint64_t>_be32(at) << 32) | _be32(at + 4)
-
-
-cdef list _read_tuple(const uint8_t *data, Py_ssize_t size, Py_ssize_t *offset):
-    """The cells of the TupleData at *offset*, which moves behind it; None for one that is not whole or not usual."""
-    cdef Py_ssize_t at = offset[0], count, number, length
-    cdef uint8_t kind
-    if at + 2 > size:
-        return None
-    count = (<Py_ssize_t>data[at] << 8) | data[at + 1]
-    at += 2
-    if count > size - at:  # each column takes a byte at least
-        return None
-    cells = []
-    for number in range(count):
-        if at >= size:
-            return None
-        kind = data[at]
-        if kind == c"t":
-            if at + 5 > size:
-                return None
-            length = _be32(data + at + 1)
-            at += 5
-            if length > size - at:
-                return None
-            cells.append(PyBytes_FromStringAndSize(<const char *>data + at, length))
-            at += length
-        elif kind == c"n":
-            cells.append(None)
-            at += 1
-        elif kind == c"u":
-            cells.append(_UNCHANGED)
-            at += 1
-        else:
-            return None
-    offset[0] = at
-    return cells
-
+# --- the transaction --------------------------------------------------------------------------------
 
 cdef class Feeding:
     """Takes the messages of the stream; the upper half of ``Assembler``."""
@@ -152,11 +111,11 @@ cdef class Feeding:
                     self._index = 0
                     return None
             elif kind == c"I":
-                found = self._insert(data, size)
+                found = self._insert(payload, data, size)
             elif kind == c"U":
-                found = self._update(data, size)
+                found = self._update(payload, data, size)
             elif kind == c"D":
-                found = self._delete(data, size)
+                found = self._delete(payload, data, size)
             elif kind == c"C" and size == 26:
                 found = self._commit(data)
             if found is not _UNUSUAL:
@@ -170,13 +129,13 @@ cdef class Feeding:
         chunk = None
         if PyList_GET_SIZE(self._accepted):
             begin = <const uint8_t *>PyBytes_AS_STRING(self._begin)
-            microseconds = <int64_t>_be64(begin + 9)
+            microseconds = <int64_t>walex_be64(begin + 9)
             if not _earliest <= microseconds <= _latest:
                 return _UNUSUAL
             context = self._context
-            context.position = _be64(begin + 1)
+            context.position = walex_be64(begin + 1)
             context.microseconds = microseconds
-            context._xid = _be32(begin + 17)
+            context._xid = walex_be32(begin + 17)
             context._chunk = self._chunk
             context.last = True
             chunk = walex_new_tuple(_chunk, 3)
@@ -192,7 +151,7 @@ cdef class Feeding:
         self._begin = None
         self._chunk = 0
         self._before_lsn = self.end_lsn
-        self.end_lsn = _be64(data + 10)
+        self.end_lsn = walex_be64(data + 10)
         return chunk
 
     cdef object _plan(self, const uint8_t *data, Py_ssize_t size):
@@ -200,13 +159,12 @@ cdef class Feeding:
         cdef PyObject *found
         if size < 6:
             return _UNUSUAL
-        found = PyDict_GetItemWithError(self._plans, _be32(data + 1))
+        found = PyDict_GetItemWithError(self._plans, walex_be32(data + 1))
         if found is NULL:
             return _UNUSUAL
         return <object>found
 
-    cdef object _insert(self, const uint8_t *data, Py_ssize_t size):
-        cdef Py_ssize_t offset = 6
+    cdef object _insert(self, bytes payload, const uint8_t *data, Py_ssize_t size):
         plan = self._plan(data, size)
         if plan is _UNUSUAL:
             return plan
@@ -214,17 +172,12 @@ cdef class Feeding:
         if audience is None:
             self._index += 1
             return None
-        if data[5] != c"N":
+        if data[5] != c"N" or walex_walk(data, size, 6, plan.width, NULL) != size:
             return _UNUSUAL
-        new = _read_tuple(data, size, &offset)
-        if new is None or offset != size or PyList_GET_SIZE(new) != plan.width:
-            return _UNUSUAL
-        return self._row(plan, "insert", audience, new, None, True, size)
+        return self._row(plan, "insert", audience, payload, 6, 0)
 
-    cdef object _update(self, const uint8_t *data, Py_ssize_t size):
-        cdef Py_ssize_t offset = 6, width, number
-        cdef list old = None, new
-        cdef uint8_t kind
+    cdef object _update(self, bytes payload, const uint8_t *data, Py_ssize_t size):
+        cdef Py_ssize_t old_at = 0, new_at = 6, width
         plan = self._plan(data, size)
         if plan is _UNUSUAL:
             return plan
@@ -232,26 +185,19 @@ cdef class Feeding:
         if audience is None:
             self._index += 1
             return None
-        kind = data[5]
         width = plan.width
-        if kind == c"O" and plan.whole_kind == kind:
-            old = _read_tuple(data, size, &offset)
-            if old is None or PyList_GET_SIZE(old) != width or offset >= size or data[offset] != c"N":
+        if data[5] == c"O" and plan.whole_kind == c"O":
+            old_at = 6
+            new_at = walex_walk(data, size, old_at, width, NULL) + 1
+            if new_at == 0 or new_at > size or data[new_at - 1] != c"N":
                 return _UNUSUAL
-            offset += 1
-        elif kind != c"N":
+        elif data[5] != c"N":
             return _UNUSUAL
-        new = _read_tuple(data, size, &offset)
-        if new is None or offset != size or PyList_GET_SIZE(new) != width:
+        if walex_walk(data, size, new_at, width, NULL) != size:
             return _UNUSUAL
-        if old is not None:
-            for number in range(width):
-                if <object>PyList_GET_ITEM(new, number) is _UNCHANGED:
-                    new[number] = <object>PyList_GET_ITEM(old, number)
-        return self._row(plan, "update", audience, new, old, old is not None, size)
+        return self._row(plan, "update", audience, payload, new_at, old_at)
 
-    cdef object _delete(self, const uint8_t *data, Py_ssize_t size):
-        cdef Py_ssize_t offset = 6
+    cdef object _delete(self, bytes payload, const uint8_t *data, Py_ssize_t size):
         plan = self._plan(data, size)
         if plan is _UNUSUAL:
             return plan
@@ -259,20 +205,28 @@ cdef class Feeding:
         if audience is None:
             self._index += 1
             return None
-        if data[5] != c"O" or plan.whole_kind != data[5]:
+        if data[5] != c"O" or plan.whole_kind != c"O" or walex_walk(data, size, 6, plan.width, NULL) != size:
             return _UNUSUAL
-        old = _read_tuple(data, size, &offset)
-        if old is None or offset != size or PyList_GET_SIZE(old) != plan.width:
-            return _UNUSUAL
-        return self._row(plan, "delete", audience, None, old, True, size)
+        return self._row(plan, "delete", audience, payload, 0, 6)
 
-    cdef object _row(self, plan, str type, audience, list new, list old, bint old_is_whole, Py_ssize_t size):
+    cdef object _row(self, plan, str type, audience, bytes payload, Py_ssize_t new_at, Py_ssize_t old_at):
         cdef RowFields event
-        cdef Py_ssize_t index = self._index
+        cdef Py_ssize_t index = self._index, size = PyBytes_GET_SIZE(payload)
         self._index = index + 1
+        event = <RowFields>RowFields.__new__(_row_event)
+        event.type = type
+        event.index = index
+        event._row_source = plan
+        event._context = self._context
+        event.payload = payload
+        event.new_at = new_at
+        event.old_at = old_at
+        # Of an insert as well, as Python has it: nothing of the old row is unknown.
+        event._old_is_whole = old_at != 0 or type == "insert"
         wanting = audience
         if not audience.takes_all:
-            wanting = audience.of(old if new is None else new, old if old_is_whole else None)
+            event._cut()
+            wanting = audience.of(event.old_cells if event.new_cells is None else event.new_cells, event.old_cells)
             if wanting is None:
                 audience.tally.filtered += 1
                 return None
@@ -281,15 +235,8 @@ cdef class Feeding:
             PyList_GET_SIZE(self._accepted) >= self._chunk_events or self._bytes + size > self._chunk_bytes
         ):
             chunk = self._complete(last=False)
+            event._context = self._context
         self._bytes += size
-        event = <RowFields>RowFields.__new__(_row_event)
-        event.type = type
-        event.index = index
-        event._row_source = plan
-        event._context = self._context
-        event._new = new
-        event._old = old
-        event._old_is_whole = old_is_whole
         accepted = walex_new_tuple(_accepted, 2)
         Py_INCREF(event)
         PyTuple_SET_ITEM(accepted, 0, event)

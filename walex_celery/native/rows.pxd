@@ -1,18 +1,25 @@
 # cython: language_level=3
-"""The fields of events and their contexts, for ``feeding.pyx``, which makes them."""
+"""The fields of a row's event, for ``feeding.pyx``, which makes it."""
 
-from libc.stdint cimport int64_t
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from walex_celery.native.context cimport ContextFields
 
 
-cdef class ContextFields:
-    cdef public object position, _info, _xid
-    cdef public int64_t microseconds
-    cdef public Py_ssize_t _chunk
-    cdef public bint last
-    cdef public str lsn
-    cdef public bytes tail
-
-    cdef bint _render(self) except -1
+cdef extern from "tuple.h":
+    enum:
+        WALEX_NULL
+        WALEX_UNCHANGED
+    ctypedef struct walex_cell:
+        const uint8_t *text
+        ptrdiff_t size
+    uint32_t walex_be32(const uint8_t *at) nogil
+    uint64_t walex_be64(const uint8_t *at) nogil
+    ptrdiff_t walex_walk(
+        const uint8_t *data, ptrdiff_t size, ptrdiff_t at, ptrdiff_t columns, walex_cell *cells
+    ) nogil
+    bint walex_same(walex_cell one, walex_cell other) nogil
 
 
 cdef class RowFields:
@@ -20,12 +27,14 @@ cdef class RowFields:
     cdef public Py_ssize_t index
     cdef public object _row_source
     cdef public ContextFields _context
-    cdef public list _new, _old
     cdef public bint _old_is_whole
+    cdef bytes payload
+    cdef Py_ssize_t new_at, old_at
+    cdef list new_cells, old_cells
 
+    cdef int _cut(self) except -1
+    cdef bint _find(self, walex_cell *new, walex_cell *old, Py_ssize_t columns) except -1
     cdef tuple _make(self)
-    cdef str _told(self, RowForm form, bytes start)
-    cdef bytes _value(self, RowForm form, bytes head)
 
 
 cdef class RowForm:
@@ -33,5 +42,6 @@ cdef class RowForm:
     cdef bytes forms
     cdef tuple key_columns
     cdef dict heads
+    cdef Py_ssize_t columns
 
     cdef tuple head(self, source, str type)
