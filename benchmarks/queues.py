@@ -114,7 +114,7 @@ class RabbitQueue(BenchQueue):
         super().__init__(url)
         self._connection = Connection(url)
         if reap:
-            # Now, as the contender will: a quorum queue that is being declared can't be emptied, and breaks the channel.
+            # Now, as the contender will: to empty a quorum queue while it is being declared breaks the channel.
             arguments = queue_arguments(broker)
             cast(Any, self._connection.default_channel).queue_declare(
                 QUEUE, durable=True, auto_delete=False, arguments=arguments
