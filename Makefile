@@ -91,4 +91,4 @@ bench: $(INSTALLED) rabbitmq ## Measure, and fill in docs/performance.md; BENCH_
 	$(BIN)/python -m benchmarks $(or $(BENCH_OPTIONS),--docs)
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) walex_celery/native/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -57,6 +57,8 @@ def read_slice(
         if message is None:
             break
         payload = message.payload
+        if type(payload) is not bytes:
+            raise TypeError(f"a payload of bytes was expected, not {type(payload).__name__}")
         lsn = message.data_start
         start = lsn
         if message_type is None:

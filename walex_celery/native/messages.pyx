@@ -85,8 +85,11 @@ cdef class JsonBody:
         self._starts = {}
         self._rendered = b""
 
-    cpdef bytes render(self, bytes value, bytes head=b""):
+    def render(self, bytes value not None, bytes head not None=b""):
         """Return the finished body of ``value``, which begins with ``head``; the same object for the same ``value``."""
+        return self.rendered(value, head)
+
+    cdef bytes rendered(self, bytes value, bytes head):
         if value is not self._value:
             self._rendered = self._make(value, head)
             self._value = value
@@ -187,7 +190,7 @@ cdef class _Template:
 
     cdef bytes _render(self, bytes value, bytes head):
         if type(self._body) is JsonBody:
-            return (<JsonBody>self._body).render(value, head)
+            return (<JsonBody>self._body).rendered(value, head)
         return self._body.render(value, head)
 
 
@@ -214,7 +217,7 @@ cdef class Envelopes(_Template):
         self._after_size = _joined_size(self._after, id_size + 2)
         self._tag = str(uuid.uuid4())[:24].encode()
 
-    def fill(self, str task_id, bytes value, str argsrepr, bytes head=b""):
+    def fill(self, str task_id not None, bytes value not None, str argsrepr not None, bytes head not None=b""):
         """Return the envelope of one task."""
         cdef Py_ssize_t id_size, told_size, escaped
         cdef const char *identifier
@@ -278,7 +281,7 @@ cdef class Frames(_Template):
         self._before_size = _joined_size(self._before, id_size)
         self._after_size = _joined_size(self._after, id_size)
 
-    def fill(self, str task_id, bytes value, str argsrepr, bytes head=b""):
+    def fill(self, str task_id not None, bytes value not None, str argsrepr not None, bytes head not None=b""):
         """Return the frames of one task, or None for an id that is not as long as a UUID."""
         cdef Py_ssize_t id_size, told_size
         cdef const char *identifier
@@ -344,7 +347,7 @@ cdef str _task_id(uint64_t lsn, uint64_t low):
     return PyUnicode_DecodeASCII(text, 36, NULL)
 
 
-def make_tasks(list accepted, Py_ssize_t first, uint64_t lsn, uint32_t salt):
+def make_tasks(list accepted not None, Py_ssize_t first, uint64_t lsn, uint32_t salt):
     """The messages of the events from *first* on, as far as these are usual.
 
     That is: their functions are known, and are published by templates.

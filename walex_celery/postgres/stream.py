@@ -29,6 +29,7 @@ from walex_celery.lsn import Lsn
 from walex_celery.postgres.cluster import identify
 from walex_celery.postgres.connection import connect_replication, explain_error
 from walex_celery.postgres.failover import enable_failover
+from walex_celery.postgres.flow import GATHER_SECONDS, Flow
 from walex_celery.postgres.slot import Server, create_slot
 from walex_celery.postgres.watch import Watch
 from walex_celery.settings import WalExSettings
@@ -50,38 +51,7 @@ class StreamMessage(NamedTuple):
     lsn: int
 
 
-#: While messages come one after the other, some are let gather for this long, in seconds. Postgres writes each to the
-#: socket by itself, and a reader that waits there is woken for each, which costs it and Postgres more than the message:
-#: with nobody subscribed, draining single-row transactions went from 29,000 to 80,000 a second, at half of the
-#: walsender's CPU time.
-GATHER_SECONDS: Final = 0.001
-#: They do when this many slices in a row had no more than this many messages, each within so many seconds of the last.
-_STEADY_SLICES: Final = 8
-_SMALL_SLICE: Final = 200
-_STEADY_SECONDS: Final = 0.002
-
 _COMPLETING = (b"C", b"M")
-
-
-class _Flow:
-    """Whether messages come one after the other, so that it is better to let some gather; never when it is quiet."""
-
-    def __init__(self) -> None:
-        self._noted_at = 0.0
-        self._in_a_row = 0
-
-    def note(self, count: int) -> None:
-        """A slice of *count* messages has been read."""
-        now = time.monotonic()
-        if 0 < count < _SMALL_SLICE and now - self._noted_at < _STEADY_SECONDS:
-            self._in_a_row += 1
-        else:
-            self._in_a_row = 0
-        self._noted_at = now
-
-    def is_steady(self) -> bool:
-        """Whether the next one is likely to be small as well, and to come at once."""
-        return self._in_a_row >= _STEADY_SLICES and time.monotonic() - self._noted_at < _STEADY_SECONDS
 
 
 class Slice(NamedTuple):
@@ -162,7 +132,7 @@ class ReplicationStream:
         self._cursor: Any = self._connection.cursor()
         self._explicit = 0
         self._last_start = 0
-        self._flow = _Flow()
+        self._flow = Flow()
         self._acknowledged_at = 0.0
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -245,7 +215,7 @@ class ReplicationStream:
         return self._read(None, pending, timeout)
 
     def _read(self, message_type: type[StreamMessage] | None, pending: bool, timeout: float) -> list[Any]:
-        if self._flow.is_steady() and not self.needs_confirmation:
+        if self._flow.is_steady and not self.needs_confirmation:
             time.sleep(GATHER_SECONDS)
         messages = self._read_slice(message_type, pending)
         if not messages and timeout > 0:

@@ -1,0 +1,48 @@
+"""Whether to let messages gather before the next are read.
+
+Postgres writes each message of a stream to its socket by itself. A reader that waits there is woken for each, and one
+that looks again at once finds one or two: either costs it, and Postgres, more than the message does. With nobody
+subscribed, single-row transactions went from 47,000 to 77,000 a second, for 6 us of CPU each instead of 20, and 13 of
+the walsender's instead of 22.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+#: How long they are let gather, in seconds. Half of it is as good on some runs, and no good on others.
+GATHER_SECONDS: Final = 0.001
+
+#: They are while so many slices in a row had fewer messages than this, each within so many seconds of the last.
+STEADY_SLICES: Final = 8
+SMALL_SLICE: Final = 200
+STEADY_SECONDS: Final = 0.002
+
+
+class Flow:
+    """Whether small slices of messages come one right after the other; never so while the stream is quiet.
+
+    Args:
+        clock: tells the time, in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._noted_at = clock()
+        self._in_a_row = 0
+
+    def note(self, count: int) -> None:
+        """A slice of *count* messages has been read."""
+        now = self._clock()
+        if 0 < count < SMALL_SLICE and now - self._noted_at < STEADY_SECONDS:
+            self._in_a_row += 1
+        else:
+            self._in_a_row = 0
+        self._noted_at = now
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the next slice is likely to be small as well, and to come at once."""
+        return self._in_a_row >= STEADY_SLICES and self._clock() - self._noted_at < STEADY_SECONDS
