@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from walex_celery.postgres.flow import GATHER_SECONDS, SMALL_SLICE, STEADY_SECONDS, STEADY_SLICES, Flow
+from walex_celery.postgres.flow import (
+    GATHER_SECONDS,
+    SMALL_SLICE,
+    STEADY_RATE,
+    STEADY_SECONDS,
+    STEADY_SLICES,
+    Flow,
+)
 
 
 class Clock:
@@ -16,7 +23,7 @@ class Clock:
 
 
 def flowing(
-    *, seconds: float = STEADY_SECONDS / 2, slices: int = STEADY_SLICES + 1, count: int = 3
+    *, seconds: float = 0.0001, slices: int = STEADY_SLICES + 1, count: int = 30
 ) -> tuple[Flow, Clock]:
     """A flow of which so many slices of *count* messages were read, *seconds* apart."""
     clock = Clock()
@@ -40,7 +47,13 @@ def test_a_few_are_not_yet() -> None:
 
 
 def test_a_hundred_transactions_a_second_are_read_at_once() -> None:
-    flow, _ = flowing(seconds=0.01, slices=1000)
+    flow, _ = flowing(seconds=0.01, slices=1000, count=3)
+
+    assert not flow.is_steady
+
+
+def test_five_thousand_transactions_a_second_are_read_at_once() -> None:
+    flow, _ = flowing(seconds=1 / 5000, slices=1000, count=3)
 
     assert not flow.is_steady
 
@@ -62,12 +75,22 @@ def test_it_ends_with_an_empty_slice() -> None:
 def test_it_ends_with_a_pause() -> None:
     flow, clock = flowing()
 
-    clock.now += STEADY_SECONDS
+    clock.now += STEADY_SECONDS * 2
 
     assert not flow.is_steady
 
 
-def test_it_goes_on_while_it_is_let_gather() -> None:
-    flow, _ = flowing(seconds=GATHER_SECONDS * 1.5, slices=100)
+def test_it_goes_on_while_they_are_let_gather() -> None:
+    flow, _ = flowing(seconds=GATHER_SECONDS * 1.5, slices=100, count=int(2 * STEADY_RATE * GATHER_SECONDS))
 
     assert flow.is_steady
+
+
+def test_it_ends_when_fewer_come() -> None:
+    flow, clock = flowing(slices=100)
+
+    for _ in range(2 * STEADY_SLICES):
+        clock.now += GATHER_SECONDS
+        flow.note(int(STEADY_RATE * GATHER_SECONDS / 2))
+
+    assert not flow.is_steady
