@@ -16,7 +16,7 @@ from tests import messages as m
 from tests.native.support import answer, needs_native
 from tests.test_dispatch import Producing
 from tests.test_transaction import USERS, on
-from walex_celery import Event, Lsn, native
+from walex_celery import Event, HandlerError, Lsn, native
 from walex_celery.broker import sentinels
 from walex_celery.broker.body import KEPT, Body, _json_encoder
 from walex_celery.broker.envelope import EnvelopeTemplate, base64_body
@@ -154,6 +154,23 @@ def test_a_frame_ends_as_python_s_does() -> None:
 @pytest.fixture
 def app(valkey_url: str) -> Celery:
     return Celery("native", broker=valkey_url, set_as_current=False)
+
+
+def test_an_event_that_no_task_can_be_made_of_is_the_handler_s_to_answer_for(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is none, and not UTF-8."""
+
+    @app.task(name="shop.first")
+    def task(event: Event) -> None: ...
+
+    handler = replace(on("on_event", "users"), functions=(task,), batch=None)
+    for compiled in (True, False):
+        monkeypatch.setattr(native, "COMPILED", compiled)
+        both = Producing(app, [handler])
+        with pytest.raises(HandlerError, match=r"shop\.first"):
+            both.dispatch(m.insert(USERS, b"1", b"a"), m.insert(USERS, b"\xff", b"b"))
+        both.publisher.close()
 
 
 @pytest.mark.parametrize("timeline", [1, 3])

@@ -382,7 +382,11 @@ def make_tasks(list accepted not None, Py_ssize_t first, uint64_t lsn, uint32_t 
             index = event.index
             made = []
             for (_, digest, _), template in zip(targets, templates):
-                item = template(_task_id(lsn, variant | (index & 0xFFFFFFFF) << 30 | (digest ^ salt)), value, told, head)
+                id = _task_id(lsn, variant | (index & 0xFFFFFFFF) << 30 | (digest ^ salt))
+                try:
+                    item = template(id, value, told, head)
+                except Exception:
+                    return at, items, size  # it is raised again where it is known what to do about it
                 if item is None:
                     return at, items, size
                 made.append(item)
