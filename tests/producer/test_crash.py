@@ -13,6 +13,9 @@ from tests.producer.queues import Queued, drain
 from tests.support import Database, wait_until
 
 KILLS = 20
+#: Rows of a round: what is inserted while a producer starts, and once it streams. A slow machine starts producers
+#: slowly, but inserts as fast as any: without a bound the backlog at the end would be of minutes.
+STARTING_ROWS, STREAMING_ROWS = 3_000, 2_000
 
 
 class Load(threading.Thread):
@@ -21,6 +24,7 @@ class Load(threading.Thread):
     def __init__(self, database: Database, seed: int) -> None:
         super().__init__(daemon=True)
         self.committed = 0
+        self._allowed = 1 << 62
         self._database = database
         self._random = random.Random(seed)
         self._stop_asked = threading.Event()
@@ -29,11 +33,17 @@ class Load(threading.Thread):
         connection = self._database.connect()
         with connection.cursor() as cursor:
             while not self._stop_asked.wait(0.002):
+                if self.committed >= self._allowed:
+                    continue
                 rows = self._random.choice([1, 1, 1, 5, 50])
                 first = self.committed + 1
                 cursor.execute("INSERT INTO items SELECT generate_series(%s, %s)", (first, first + rows - 1))
                 self.committed += rows
         connection.close()
+
+    def allow(self, rows: int) -> None:
+        """Insert no more than about *rows* from now on."""
+        self._allowed = self.committed + rows
 
     def __enter__(self) -> Load:
         self.start()
@@ -53,10 +63,12 @@ def test_kill_9_at_random_moments_loses_nothing(database: Database, broker_url: 
     database.execute("SELECT pg_create_logical_replication_slot('crash_walex', 'pgoutput')")
     with Load(database, seed) as load:
         for _ in range(KILLS):
+            load.allow(STARTING_ROWS)
             with producer_process(database, broker_url, log) as process:
                 streams = lambda: active(database) or process.poll() is not None  # noqa: E731
                 wait_until(streams, 30, "the producer streams")
                 assert process.poll() is None, log.read_text()
+                load.allow(STREAMING_ROWS)
                 threading.Event().wait(chance.uniform(0, 0.6))
                 process.send_signal(signal.SIGKILL)
                 process.wait()

@@ -19,7 +19,7 @@ from tests.broker.test_cuts import disturbing
 from tests.producer import shop
 from tests.producer.process import active, confirmed, producer_process, written
 from tests.producer.queues import drain
-from tests.producer.test_crash import Load
+from tests.producer.test_crash import STARTING_ROWS, STREAMING_ROWS, Load
 from tests.support import Database, wait_until
 from tests.walex.support import confirmed_flush, make_app, running
 from walex_celery import ConfigurationError, Event, Producer, WalEx, process_message_async
@@ -78,6 +78,7 @@ def test_kill_9_at_random_moments_enqueues_each_task_once(
     with Load(database, chance.randrange(1 << 32)) as load, Redis.from_url(redis_url) as client:
         for _ in range(KILLS):
             before = client.llen("crash")
+            load.allow(STARTING_ROWS + STREAMING_ROWS)
             with producer_process(database, redis_url, log) as process:
                 wait_until(
                     lambda: client.llen("crash") > before or process.poll() is not None,  # noqa: B023

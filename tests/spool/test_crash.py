@@ -12,7 +12,7 @@ from redis import Redis
 
 from tests.producer.process import active, confirmed, producer_process, written
 from tests.producer.queues import drain
-from tests.producer.test_crash import KILLS, Load, check_complete
+from tests.producer.test_crash import KILLS, STARTING_ROWS, STREAMING_ROWS, Load, check_complete
 from tests.spool.support import segments
 from tests.support import Database, wait_until
 
@@ -29,10 +29,12 @@ def test_kill_9_at_random_moments_loses_nothing(
     names: set[str] = set()
     with Load(database, seed) as load:
         for _ in range(KILLS):
+            load.allow(STARTING_ROWS)
             with producer_process(database, redis_url, log) as process:
                 streams = lambda: active(database) or process.poll() is not None  # noqa: E731
                 wait_until(streams, 30, "the producer streams")
                 assert process.poll() is None, log.read_text()
+                load.allow(STREAMING_ROWS)
                 threading.Event().wait(chance.uniform(0, 0.6))
                 process.send_signal(signal.SIGKILL)
                 process.wait()
