@@ -75,6 +75,8 @@ def test_kill_9_at_random_moments_loses_nothing(database: Database, broker_url: 
             wait_until(lambda: not active(database), 30, "Postgres notices")
     end = written(database)
     with producer_process(database, broker_url, log) as process:
+        # It may have nothing left to do; but it is to be ended as a producer, not as a Python that starts.
+        wait_until(lambda: active(database), 30, "the producer streams")
         wait_until(lambda: confirmed(database) >= end, 60, "all is acknowledged")
         process.terminate()
         assert process.wait(30) == 0, log.read_text()

@@ -54,6 +54,8 @@ def run_to_the_end(database: Database, url: str, log: Path, done: int) -> None:
     """A last producer, until everything is acknowledged and so many tasks are there."""
     end = written(database)
     with producer_process(database, url, log) as process, Redis.from_url(url) as client:
+        # It may have nothing left to do; but it is to be ended as a producer, not as a Python that starts.
+        wait_until(lambda: active(database), START, "the producer streams")
         wait_until(lambda: confirmed(database) >= end and client.llen("crash") >= done, START, "all is done")
         process.terminate()
         assert process.wait(30) == 0, log.read_text()

@@ -43,6 +43,8 @@ def test_kill_9_at_random_moments_loses_nothing(
     end = written(database)
     last = f"<Event insert items id={load.committed} "
     with producer_process(database, redis_url, log) as process:
+        # It may have nothing left to do; but it is to be ended as a producer, not as a Python that starts.
+        wait_until(lambda: active(database), 30, "the producer streams")
         wait_until(lambda: confirmed(database) >= end, 60, "all is acknowledged")
         wait_until(lambda: last in newest_task(redis_url), 60, "all was processed")
         process.terminate()
