@@ -112,12 +112,8 @@ cdef class Feeding:
                     self._traceparent = None
                     self._index = 0
                     return None
-            elif kind == c"I":
-                found = self._insert(payload, data, size)
-            elif kind == c"U":
-                found = self._update(payload, data, size)
-            elif kind == c"D":
-                found = self._delete(payload, data, size)
+            elif kind == c"I" or kind == c"U" or kind == c"D":
+                found = self._change(payload, data, size)
             elif kind == c"C" and size == 26:
                 found = self._commit(data)
             if found is not _UNUSUAL:
@@ -156,60 +152,36 @@ cdef class Feeding:
         self.end_lsn = walex_be64(data + 10)
         return chunk
 
-    cdef object _plan(self, const uint8_t *data, Py_ssize_t size):
-        """The plan of the table that a change is of; ``_UNUSUAL`` where it has to be made."""
+    cdef object _change(self, bytes payload, const uint8_t *data, Py_ssize_t size):
+        """An Insert, Update or Delete; ``_UNUSUAL`` for one that Python has to look at."""
         cdef PyObject *found
+        cdef Py_ssize_t new_at = 6, old_at = 0, end = 6
+        cdef uint8_t kind = data[0]
         if size < 6:
             return _UNUSUAL
         found = PyDict_GetItemWithError(self._plans, walex_be32(data + 1))
         if found is NULL:
             return _UNUSUAL
-        return <object>found
-
-    cdef object _insert(self, bytes payload, const uint8_t *data, Py_ssize_t size):
-        plan = self._plan(data, size)
-        if plan is _UNUSUAL:
-            return plan
-        audience = None if plan is None else plan.insert
+        plan = <object>found
+        audience = None
+        if plan is not None:
+            audience = plan.insert if kind == c"I" else plan.update if kind == c"U" else plan.delete
         if audience is None:
             self._index += 1
             return None
-        if data[5] != c"N" or walex_walk(data, size, 6, plan.width, NULL) != size:
-            return _UNUSUAL
-        return self._row(plan, "insert", audience, payload, 6, 0)
-
-    cdef object _update(self, bytes payload, const uint8_t *data, Py_ssize_t size):
-        cdef Py_ssize_t old_at = 0, new_at = 6, width
-        plan = self._plan(data, size)
-        if plan is _UNUSUAL:
-            return plan
-        audience = None if plan is None else plan.update
-        if audience is None:
-            self._index += 1
-            return None
-        width = plan.width
-        if data[5] == c"O" and plan.whole_kind == c"O":
+        if kind != c"I" and data[5] == c"O" and plan.whole_kind == c"O":
             old_at = 6
-            new_at = walex_walk(data, size, old_at, width, NULL) + 1
-            if new_at == 0 or new_at > size or data[new_at - 1] != c"N":
+            end = walex_walk(data, size, old_at, plan.width, NULL)
+            if end < 0:
                 return _UNUSUAL
-        elif data[5] != c"N":
+            new_at = end + 1
+        if kind == c"D":
+            if not old_at or end != size:
+                return _UNUSUAL
+            return self._row(plan, "delete", audience, payload, 0, old_at)
+        if new_at > size or data[new_at - 1] != c"N" or walex_walk(data, size, new_at, plan.width, NULL) != size:
             return _UNUSUAL
-        if walex_walk(data, size, new_at, width, NULL) != size:
-            return _UNUSUAL
-        return self._row(plan, "update", audience, payload, new_at, old_at)
-
-    cdef object _delete(self, bytes payload, const uint8_t *data, Py_ssize_t size):
-        plan = self._plan(data, size)
-        if plan is _UNUSUAL:
-            return plan
-        audience = None if plan is None else plan.delete
-        if audience is None:
-            self._index += 1
-            return None
-        if data[5] != c"O" or plan.whole_kind != c"O" or walex_walk(data, size, 6, plan.width, NULL) != size:
-            return _UNUSUAL
-        return self._row(plan, "delete", audience, payload, 0, 6)
+        return self._row(plan, "insert" if kind == c"I" else "update", audience, payload, new_at, old_at)
 
     cdef object _row(self, plan, str type, audience, bytes payload, Py_ssize_t new_at, Py_ssize_t old_at):
         cdef RowFields event

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """From an event's JSON text to a message's bytes, compiled: JSON bodies, and the templates of both brokers.
 
-As in ``events.pyx``: what is not usual is left to the Python that this stands for.
+As in ``feeding.pyx``: what is not usual is left to the Python that this stands for.
 """
 
 import uuid
