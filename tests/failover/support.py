@@ -50,8 +50,8 @@ class Pair(NamedTuple):
         wait_until(kept, 60, "the slot is on the standby")
 
     def wait_for_replay(self) -> None:
-        """Until the standby has replayed what the primary has written."""
-        ((lsn,),) = self.on_primary("SELECT pg_current_wal_lsn()")
+        """Until the standby has replayed what the primary has flushed."""
+        ((lsn,),) = self.on_primary("SELECT pg_current_wal_flush_lsn()")
         wait_until(
             lambda: self.on_standby(f"SELECT pg_last_wal_replay_lsn() >= '{lsn}'")[0][0], 30, "it is replayed"
         )

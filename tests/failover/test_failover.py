@@ -37,7 +37,7 @@ def test_the_primary_is_killed_under_load(redis_url: str) -> None:
             before = load.committed
             wait_until(lambda: load.committed > before + 200, 30, "rows are written to the promoted server")
             load.__exit__()
-            ((end,),) = servers.on_standby("SELECT pg_current_wal_lsn()")
+            ((end,),) = servers.on_standby("SELECT pg_current_wal_flush_lsn()")
             done = f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{SLOT}' AND confirmed_flush_lsn >= '{end}'"
             wait_until(lambda: servers.on_standby(done), 60, "all of them are acknowledged")
             rows = {row for (row,) in servers.on_standby("SELECT id FROM items")}

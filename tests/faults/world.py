@@ -17,6 +17,7 @@ import psycopg2
 from tests.broker.support import Proxy
 from tests.faults.load import SCHEMA, Writer
 from tests.faults.processes import EndedByItself, Footprint, Managed
+from tests.producer.process import written
 from tests.support import Database, wait_until
 from walex_celery.lsn import Lsn
 from walex_celery.testing.servers import Postgres, RabbitMQ, Server, Valkey
@@ -115,9 +116,8 @@ class World:
             self.mourned.append(str(error))
 
     def written(self) -> Lsn:
-        """Where Postgres will write next."""
-        ((lsn,),) = self.database.execute("SELECT pg_current_wal_insert_lsn()")
-        return Lsn.parse(lsn)
+        """What is committed now ends there."""
+        return written(self.database)
 
     def confirmed(self) -> Lsn:
         """What the slot has been told that it may forget."""
@@ -158,7 +158,7 @@ class World:
         said = [f"=== {process.name}\n{process.tail()}" for process in (*self.producers, *self.workers)]
         try:
             slot: object = self.database.execute(
-                "SELECT active, active_pid, confirmed_flush_lsn, pg_current_wal_insert_lsn() FROM pg_replication_slots"
+                "SELECT active, active_pid, confirmed_flush_lsn, pg_current_wal_flush_lsn() FROM pg_replication_slots"
             )
         except psycopg2.Error as error:
             slot = error

@@ -56,6 +56,8 @@ def test_what_was_done_is_counted(shop: Database, app: Celery) -> None:
 
     with running(walex) as producer, served(producer) as port:
         shop.execute("INSERT INTO items VALUES (1, 'a'), (2, 'b'), (3, 'quiet')")
+        # Transactions that are there together are one batch.
+        wait_until(lambda: producer.statistics.publish.count == 1)
         shop.execute("UPDATE items SET note = 'c' WHERE id < 3")
         shop.execute("INSERT INTO sales.orders VALUES (1)")
         wait_until(lambda: producer.statistics.publish.count >= 2 and not _unconfirmed(producer))

@@ -71,6 +71,10 @@ def confirmed(database: Database) -> Lsn:
 
 
 def written(database: Database) -> Lsn:
-    """Where the next WAL record will begin."""
-    ((lsn,),) = database.execute("SELECT pg_current_wal_insert_lsn()")
+    """Up to where the WAL is flushed, with all that was committed before the call.
+
+    Not where the next record will begin: after a record that ends with its page, that is behind the next page's header,
+    where nothing is before somebody writes; and what is not flushed is not sent.
+    """
+    ((lsn,),) = database.execute("SELECT pg_current_wal_flush_lsn()")
     return Lsn.parse(lsn)

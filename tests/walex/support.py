@@ -152,11 +152,6 @@ def confirmed_flush(database: Database, slot: str) -> Lsn:
     return Lsn.parse(rows[0][0])
 
 
-def current_lsn(database: Database) -> Lsn:
-    """Where Postgres writes now."""
-    return Lsn.parse(database.execute("SELECT pg_current_wal_lsn()")[0][0])
-
-
 def slots(database: Database) -> list[tuple[str, bool, bool]]:
     """Name, whether temporary, and whether active, of the database's slots."""
     return [

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from celery import Celery
 
+from tests.producer.process import written
 from tests.support import Database, wait_until
 from tests.walex.disk_queue import DiskQueue
-from tests.walex.support import SCHEMA, confirmed_flush, current_lsn, row, running, wait_for, working
+from tests.walex.support import SCHEMA, confirmed_flush, row, running, wait_for, working
 from walex_celery import (
     STORED,
     Event,
@@ -59,7 +60,7 @@ def insert(database: Database, *numbers: int) -> Lsn:
         for number in numbers:
             cursor.execute('INSERT INTO "user" VALUES (%s)', [number])
     connection.close()
-    return current_lsn(database)
+    return written(database)
 
 
 def wait_for_feedback(database: Database) -> Lsn:

@@ -7,8 +7,8 @@ import pytest
 from psycopg2.extras import PhysicalReplicationConnection
 
 from tests.operations.doctor.support import Clinic, ids, only
+from tests.producer.process import written
 from tests.support import wait_until
-from tests.walex.support import current_lsn
 from walex_celery.operations.doctor import slot
 from walex_celery.operations.doctor.finding import Step
 
@@ -104,7 +104,7 @@ def test_a_standby_beside_a_slot_that_does_not_fail_over(clinic: Clinic) -> None
     clinic.execute("SELECT pg_create_physical_replication_slot('standby')")
     standby = psycopg2.connect(clinic.database.dsn, connection_factory=PhysicalReplicationConnection)
     try:
-        standby.cursor().start_replication(slot_name="standby", start_lsn=int(current_lsn(clinic.database)))
+        standby.cursor().start_replication(slot_name="standby", start_lsn=int(written(clinic.database)))
         wait_until(
             lambda: clinic.execute(
                 "SELECT 1 FROM pg_replication_slots WHERE slot_name = 'standby' AND active"
