@@ -115,10 +115,6 @@ class World:
         except EndedByItself as error:
             self.mourned.append(str(error))
 
-    def written(self) -> Lsn:
-        """What is committed now ends there."""
-        return written(self.database)
-
     def confirmed(self) -> Lsn:
         """What the slot has been told that it may forget."""
         ((lsn,),) = self.database.execute(
@@ -130,7 +126,7 @@ class World:
         """Wait until everything that is written now is acknowledged; returns the seconds that it took."""
         began = time.monotonic()
         # The database may still be starting.
-        end = wait_until(self._or_none(self.written), timeout, "Postgres answers")
+        end = wait_until(self._or_none(lambda: written(self.database)), timeout, "Postgres answers")
 
         def done() -> bool:
             self.check()
