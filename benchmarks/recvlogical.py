@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.backlog import PUBLICATION
 from benchmarks.job import Job, Outcome
-from walex_celery.lsn import Lsn
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.testing.servers import Postgres
 
 

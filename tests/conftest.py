@@ -25,10 +25,10 @@ _database_numbers = count()
 
 #: Files whose tests take minutes (kill -9, again and again), the longest first.
 _LONG = (
-    "producer/test_crash.py",
+    "pipeline/test_crash.py",
     "secrets/test_secrets.py",
-    "spool/test_crash.py",
-    "producer/test_volume.py",
+    "sources/spool/test_crash.py",
+    "pipeline/test_volume.py",
     "faults/test_faults.py",
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests import messages as m
-from tests.test_transaction import ORDERS, ORDERS_RELATION, USERS, USERS_RELATION, Listener, on
+from tests.pipeline.test_assembler import ORDERS, ORDERS_RELATION, USERS, USERS_RELATION, Listener, on
 from walex_celery import Change, ConfigurationError, Event, Filters, filters
 from walex_celery.filters import RelationFilter, Table, filters_of, parse_relation_filter, table_of
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from tests.support import Database, wait_until
 from walex_celery import cli
 from walex_celery.demo.processes import Producer, ShopProcess
-from walex_celery.settings import WalExSettings
+from walex_celery.settings.model import WalExSettings
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text()

@@ -13,16 +13,16 @@ from walex_celery.errors import (
     SpoolError,
     WalExError,
 )
-from walex_celery.event import Change, Event, Source, TransactionInfo
+from walex_celery.events.event import Change, Event, Source, TransactionInfo
+from walex_celery.events.record import Record
+from walex_celery.events.values import Interval, Range
 from walex_celery.filters import Filters
-from walex_celery.lsn import Lsn
-from walex_celery.middleware import STORED, process_message_async, process_message_sync
-from walex_celery.on_error import DeadLetter, Halt, Retry
+from walex_celery.handlers.policies import DeadLetter, Halt, Retry
+from walex_celery.pipeline.producer import Producer
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.stream import StreamMessage
-from walex_celery.producer import Producer
-from walex_celery.record import Record
-from walex_celery.spool import Spool
-from walex_celery.types import Interval, Range
+from walex_celery.sources.middleware import STORED, process_message_async, process_message_sync
+from walex_celery.sources.spool import Spool
 
 __all__ = [
     "STORED",

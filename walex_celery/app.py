@@ -18,9 +18,9 @@ from pydantic import SecretStr
 
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import ALL_TABLES, Filters, Table
-from walex_celery.handlers import Registry
-from walex_celery.on_error import OnError
-from walex_celery.settings import (
+from walex_celery.handlers.policies import OnError
+from walex_celery.handlers.registry import Registry
+from walex_celery.settings.model import (
     EventModules,
     Reloaded,
     WalExSettings,
@@ -29,7 +29,7 @@ from walex_celery.settings import (
     reloaded,
     without_password,
 )
-from walex_celery.spool import Spool
+from walex_celery.sources.spool import Spool
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class WalEx:
 
     Args:
         app: the Celery application whose tasks handle the events.
-        **settings: any setting of :class:`~walex_celery.settings.WalExSettings`; those not given here come from
+        **settings: any setting of :class:`~walex_celery.settings.model.WalExSettings`; those not given here come from
             ``WALEX_*`` variables, ``.env`` and ``app.conf.walex_*``, in that order. They are read, and a
             :class:`~walex_celery.errors.ConfigurationError` raised for those that are wrong, when the producer
             starts: workers need no database.

@@ -1,8 +1,9 @@
 """Filters: which events a handler wants, as settings (:class:`Filters`) and as functions.
 
-The functions are those of WalEx.TransactionFilter, under Pythonic names, on our :class:`~walex_celery.event.Event`;
-all are pure. The producer compiles :class:`Filters` to work on the cells of a row (see ``handlers.py``); these
-functions are the same rules on whole events, for users' own code and as the compiled ones' yardstick.
+The functions are those of WalEx.TransactionFilter, under Pythonic names, on our
+:class:`~walex_celery.Event`; all are pure. The producer compiles :class:`Filters` to work on the cells of a row
+(``handlers/``); these functions are the same rules on whole events, for users' own code and as the compiled ones'
+yardstick.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from walex_celery.errors import ConfigurationError
-from walex_celery.event import Change, Event
+from walex_celery.events.event import Change, Event
 
 ALL_TABLES = "*"
 

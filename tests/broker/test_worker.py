@@ -9,7 +9,7 @@ import pytest
 from celery.contrib.testing.worker import start_worker
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing
-from walex_celery.event import Event
+from walex_celery.events.event import Event
 
 # Celery 5.7 deprecates routing by task attributes; as long as it honours them, so do we.
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*task attribute is deprecated")

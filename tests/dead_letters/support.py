@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from tests import messages as m
-from tests.test_transaction import USERS, USERS_RELATION, Listener
+from tests.pipeline.test_assembler import USERS, USERS_RELATION, Listener
 from walex_celery import Event
 from walex_celery.dead_letters import Letter, letter_of
 from walex_celery.filters import Filters
-from walex_celery.handlers import Handler
+from walex_celery.handlers.registry import Handler
 
 
 def events(*names: bytes) -> list[Event]:

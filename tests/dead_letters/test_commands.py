@@ -13,8 +13,8 @@ import pytest
 from click.testing import Result
 
 from tests.operations.support import application, command, ignore
-from tests.producer.process import confirmed, written
-from tests.producer.queues import drain
+from tests.pipeline.process import confirmed, written
+from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
 from tests.walex.support import Project, running
 from walex_celery import Event, WalEx

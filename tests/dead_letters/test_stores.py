@@ -17,7 +17,7 @@ from walex_celery import ConfigurationError, Event
 from walex_celery.dead_letters import Letter, Store, schema_sql
 from walex_celery.dead_letters.postgres import PostgresStore
 from walex_celery.dead_letters.sqlite import SqliteStore
-from walex_celery.settings import load_settings
+from walex_celery.settings.model import load_settings
 
 Opens = Callable[..., Store]
 

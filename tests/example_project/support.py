@@ -14,7 +14,7 @@ from typing import Final
 from tests.support import Database, wait_until
 from walex_celery import Event
 from walex_celery.operations.tail import tail
-from walex_celery.settings import load_settings
+from walex_celery.settings.model import load_settings
 
 ROOT: Final = Path(__file__).parents[2]
 PROJECT: Final = ROOT / "example_project"

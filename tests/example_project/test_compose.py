@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.example_project.support import PROJECT, ROOT
-from walex_celery.settings import WalExSettings
+from walex_celery.settings.model import WalExSettings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

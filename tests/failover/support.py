@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg2
 from celery import Celery
 
-from tests.producer.queues import Queued
+from tests.pipeline.queues import Queued
 from tests.support import Database, wait_until
 from walex_celery import WalEx
 from walex_celery.testing.servers import Postgres, Standby

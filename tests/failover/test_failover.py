@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.failover.support import QUEUE, SLOT, Load, Pair, ids_by_row, insert, make_walex, pair
-from tests.producer.queues import drain
+from tests.pipeline.queues import drain
 from tests.support import wait_until
 from tests.walex.support import in_thread, running
 from walex_celery import Producer, WalEx, WalExError
@@ -17,9 +17,9 @@ from walex_celery.errors import PostgresUnavailable, SetupError, SlotLost
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.failover import check_cluster, check_failover
 from walex_celery.postgres.slot import Server, find_slot, inspect_server
-from walex_celery.settings import load_settings
-from walex_celery.spool import Spool
-from walex_celery.timeline import Cluster, Switch, Timelines
+from walex_celery.postgres.timeline import Cluster, Switch, Timelines
+from walex_celery.settings.model import load_settings
+from walex_celery.sources.spool import Spool
 
 #: Commits wait for the standby, and the stream for what the standby has: nothing is seen that a failover takes back.
 SAFE = {"synchronous_standby_names": "standby", "synchronized_standby_slots": "standby"}

@@ -203,7 +203,7 @@ def test_the_publication_is_dropped_while_it_runs(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From Postgres 18 on the walsender passes over its changes without an error: the catalog tells."""
-    monkeypatch.setattr("walex_celery.postgres.watch.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("walex_celery.postgres.stream_guard.LOOK_SECONDS", 0.2)
 
     told = application.ends(
         PublicationMissing, lambda: application.database.execute("DROP PUBLICATION events")
@@ -215,7 +215,7 @@ def test_the_publication_is_dropped_while_it_runs(
 def test_the_publication_is_made_again_at_once(
     application: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("walex_celery.postgres.watch.LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("walex_celery.postgres.stream_guard.LOOK_SECONDS", 0.2)
     with caplog.at_level(logging.WARNING), running(application.walex):
         application.goes_on(1)
         application.database.execute(

@@ -8,7 +8,7 @@ from tests.failover.fake_server import answering, error, welcome
 from walex_celery import SetupError
 from walex_celery.errors import PostgresUnavailable
 from walex_celery.postgres.connection import connect, connect_replication
-from walex_celery.settings import WalExSettings, load_settings
+from walex_celery.settings.model import WalExSettings, load_settings
 
 
 def settings_for(port: int) -> WalExSettings:

@@ -10,8 +10,8 @@ import pytest
 
 from tests.broker.support import Proxy
 from tests.failover.support import ids_by_row
-from tests.producer.process import active, confirmed, producer_process, written
-from tests.producer.queues import drain
+from tests.pipeline.process import active, confirmed, producer_process, written
+from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
 from walex_celery.testing.servers import Postgres
 

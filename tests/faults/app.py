@@ -16,7 +16,8 @@ import psycopg2
 from celery import Celery, Task
 from psycopg2.extensions import connection
 
-from walex_celery import Event, Spool, WalEx, backoff
+from walex_celery import Event, Spool, WalEx
+from walex_celery.retry import backoff
 
 # A soak is about many recoveries, not about long waits between tries.
 vars(backoff)["LONGEST_SECONDS"] = 1.0

@@ -17,9 +17,9 @@ import psycopg2
 from tests.broker.support import Proxy
 from tests.faults.load import SCHEMA, Writer
 from tests.faults.processes import EndedByItself, Footprint, Managed
-from tests.producer.process import written
+from tests.pipeline.process import written
 from tests.support import Database, wait_until
-from walex_celery.lsn import Lsn
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.testing.servers import Postgres, RabbitMQ, Server, Valkey
 
 SLOT: Final = "faults_walex"

@@ -14,18 +14,18 @@ from typing import TypeVar
 
 import pytest
 
+from tests.events.values.samples import SAMPLES
+from tests.fidelity.shadow import Shadow
+from tests.fidelity.test_sizes import MEGABYTE, peak_memory
 from tests.fuzz.mutation import Mutator
-from tests.types.samples import SAMPLES
-from tests.values.shadow import Shadow
-from tests.values.test_sizes import MEGABYTE, peak_memory
 from walex_celery import DecodeError, Event
-from walex_celery.compiled import Assembler
-from walex_celery.event import Source
+from walex_celery._speedups.compiled import Assembler
+from walex_celery.events.event import Source
+from walex_celery.events.record import Shape
 from walex_celery.filters import Filters, Table
-from walex_celery.handlers import KINDS, Handler, audience, message_audience
+from walex_celery.handlers.registry import KINDS, Handler, audience, message_audience
+from walex_celery.pipeline.table_plan import TablePlan
 from walex_celery.postgres.pgoutput import Relation, decode
-from walex_celery.record import Shape
-from walex_celery.table_plan import TablePlan
 from walex_celery.testing.servers import Postgres
 
 Input = TypeVar("Input")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from walex_celery.operations.monitoring import monitoring
-from walex_celery.producer import Producer
+from walex_celery.operations.monitor.http_server import monitoring
+from walex_celery.pipeline.producer import Producer
 
 SCHEMA = """
 CREATE TABLE items (id int PRIMARY KEY, note text);

@@ -23,7 +23,7 @@ from kombu import Connection
 
 from tests.operations.port import Port
 from tests.support import Database, wait_until
-from walex_celery.settings import WalExSettings
+from walex_celery.settings.model import WalExSettings
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "kubernetes"

@@ -9,12 +9,12 @@ from itertools import islice
 import pytest
 
 from tests import messages as m
+from tests.pipeline.test_assembler import USERS, USERS_RELATION, Listener, on
 from tests.support import Database, wait_until
-from tests.test_transaction import USERS, USERS_RELATION, Listener, on
 from walex_celery import ConfigurationError, Event
 from walex_celery.errors import PublicationMissing
 from walex_celery.operations.tail import for_people, tail
-from walex_celery.settings import WalExSettings, load_settings
+from walex_celery.settings.model import WalExSettings, load_settings
 
 SLOTS = "SELECT slot_name, temporary FROM pg_replication_slots WHERE database = current_database()"
 

@@ -7,13 +7,13 @@ import json
 import pytest
 from celery import Celery
 
-from tests.operations.remote import SCHEMA, command
-from tests.producer.queues import drain
+from tests.operations.nodes import SCHEMA, command
+from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
 from tests.walex.support import confirmed_flush, make_app, running
 from walex_celery import Event, Lsn, WalEx
 from walex_celery.cli import EXIT_CONFIGURATION
-from walex_celery.identity import task_id, task_id_prefix
+from walex_celery.events.task_id import task_id, task_id_prefix
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import Database
+from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.pgoutput import Column, Relation, Type
-from walex_celery.settings import load_settings
-from walex_celery.types import TypeDefinition
+from walex_celery.settings.model import load_settings
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from walex_celery.postgres.connection import (
     hide_secrets,
     quote_identifier,
 )
-from walex_celery.settings import WalExSettings, load_settings
+from walex_celery.settings.model import WalExSettings, load_settings
 
 CONNECTS = pytest.mark.parametrize("connecting", [connect, connect_replication])
 

@@ -18,8 +18,8 @@ from walex_celery.errors import (
     SlotMismatch,
     WalLevelError,
 )
-from walex_celery.lsn import Lsn
 from walex_celery.postgres.connection import connect, connect_replication
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.slot import (
     Server,
     Slot,
@@ -30,7 +30,7 @@ from walex_celery.postgres.slot import (
     inspect_server,
 )
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings import WalExSettings, load_settings
+from walex_celery.settings.model import WalExSettings, load_settings
 from walex_celery.testing.servers import Postgres
 
 PASSWORD = "hunter2"

@@ -13,11 +13,11 @@ import pytest
 
 from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from walex_celery.errors import PostgresUnavailable, SlotInUse
-from walex_celery.lsn import Lsn
 from walex_celery.postgres.connection import connect, connect_replication
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.slot import inspect_server
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
-from walex_celery.settings import WalExSettings, load_settings
+from walex_celery.settings.model import WalExSettings, load_settings
 from walex_celery.testing.servers import Postgres
 
 SLOT = "stream_walex"

@@ -12,7 +12,7 @@ from psycopg2 import sql
 from tests.support import Database, wait_until
 from tests.walex.support import Project, row, running, wait_for
 from walex_celery import ConfigurationError, Event, WalEx
-from walex_celery.transaction import CHUNK_EVENTS
+from walex_celery.pipeline.assembler import CHUNK_EVENTS
 
 
 def test_separate_parts(todos: Database, app: Celery) -> None:

@@ -12,7 +12,7 @@ from celery import Celery
 from tests.support import Database
 from tests.walex.support import row, running, wait_for, working
 from walex_celery import Change, Event, Lsn, WalEx
-from walex_celery.event import VERSION
+from walex_celery.events.event import VERSION
 from walex_celery.testing.servers import Postgres
 
 CREATED_AT = datetime(2023, 8, 18, 14, 9, 5, 988369, tzinfo=timezone(timedelta(hours=-4)))

@@ -11,7 +11,7 @@ from celery import Celery
 from tests.support import Database, wait_until
 from tests.walex.support import Project, row, running, slots, wait_for, working
 from walex_celery import ConfigurationError, Event, Filters, WalEx
-from walex_celery.identity import parse_task_id
+from walex_celery.events.task_id import parse_task_id
 
 # Three ways to name a function: an attribute of the handler's module, the name of a task, the task itself.
 PROJECT = {

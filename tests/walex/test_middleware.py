@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.producer.process import written
+from tests.pipeline.process import written
 from tests.support import Database, wait_until
 from tests.walex.disk_queue import DiskQueue
 from tests.walex.support import SCHEMA, confirmed_flush, row, running, wait_for, working

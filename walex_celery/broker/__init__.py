@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from walex_celery.broker.function import Function
 from walex_celery.broker.publisher import Publisher
+from walex_celery.broker.target import Function
 
 __all__ = ["Function", "Publisher"]

@@ -11,7 +11,7 @@ import msgspec
 from kombu.compression import compress
 from kombu.serialization import dumps
 
-from walex_celery import native
+from walex_celery import _speedups as native
 from walex_celery.broker import sentinels
 from walex_celery.broker.collect import Message
 

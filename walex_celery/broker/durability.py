@@ -13,8 +13,8 @@ from typing import Any, Final, Literal
 from celery import Celery
 from kombu import Queue
 
-from walex_celery.broker.function import Function
 from walex_celery.broker.link import Link
+from walex_celery.broker.target import Function
 
 #: kombu's own, where ``broker_transport_options`` say nothing.
 DEFAULT_VISIBILITY_TIMEOUT_SECONDS: Final = 3600

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 from kombu.utils.json import dumps, loads
 
-from walex_celery import native
+from walex_celery import _speedups as native
 from walex_celery.broker import sentinels
 from walex_celery.broker.body import KEPT, Bodies, Finish, Renders, ascii_string
 from walex_celery.broker.collect import Message

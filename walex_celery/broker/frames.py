@@ -11,7 +11,7 @@ from typing import Any
 from amqp.basic_message import Message as AmqpMessage
 from amqp.serialization import dumps
 
-from walex_celery import native
+from walex_celery import _speedups as native
 from walex_celery.broker import sentinels
 from walex_celery.broker.body import Bodies, Renders, bytes_of
 from walex_celery.broker.collect import Message

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 
-from walex_celery.broker.function import Function
 from walex_celery.broker.link import Link
 from walex_celery.broker.reasons import surroundings
+from walex_celery.broker.target import Function
 from walex_celery.broker.wire import Batch, Item, Writer
 from walex_celery.errors import ConfigurationError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from walex_celery import native
+from walex_celery import _speedups as native
 
 
 def packed_plainly(commands: Iterable[tuple[Any, ...]]) -> bytes:

@@ -18,7 +18,7 @@ from walex_celery.app import WalEx
 from walex_celery.cli.base import EXIT_HANDLER, EXIT_OK, NAME, choose, run_reporting, walex
 from walex_celery.dead_letters import DeadLetters, Letter, open_dead_letters
 from walex_celery.errors import ConfigurationError
-from walex_celery.event import printable
+from walex_celery.events.event import printable
 from walex_celery.operations.redelivery import Redelivery
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

@@ -12,10 +12,10 @@ from celery.bin.base import LOG_LEVEL, CeleryDaemonCommand, CeleryOption, handle
 from celery.platforms import create_pidlock, maybe_drop_privileges
 
 from walex_celery.cli.base import NAME, choose, run_reporting, stop_on_signals, walex
-from walex_celery.logs import set_up_logging
-from walex_celery.operations.monitoring import monitoring
-from walex_celery.operations.presence import Presence
-from walex_celery.producer import Producer
+from walex_celery.operations.monitor.flower import Presence
+from walex_celery.operations.monitor.http_server import monitoring
+from walex_celery.pipeline.producer import Producer
+from walex_celery.telemetry.log_fields import set_up_logging
 
 logger = logging.getLogger(__name__)
 

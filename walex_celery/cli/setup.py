@@ -7,7 +7,7 @@ import sys
 import click
 
 from walex_celery.cli.base import NAME, choose, run_reporting, walex
-from walex_celery.operations.setup import (
+from walex_celery.operations.setup.plan import (
     ADMIN_URL_VARIABLE,
     Identity,
     Question,

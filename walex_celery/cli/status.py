@@ -22,8 +22,8 @@ from walex_celery.cli.base import (
     walex,
 )
 from walex_celery.cli.control import TIMEOUT
-from walex_celery.operations.status import StatusReader, StatusReport
-from walex_celery.operations.status_screen import render
+from walex_celery.operations.monitor.screen import render
+from walex_celery.operations.monitor.status import StatusReader, StatusReport
 
 #: Every so many looks, producers that have come since are waited for too.
 _LOOK_FOR_OTHERS = 10

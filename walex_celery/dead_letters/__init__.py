@@ -1,14 +1,14 @@
 """Events whose handler failed, stored with their error until somebody tries them again or discards them."""
 
-from walex_celery.dead_letters.choosing import (
+from walex_celery.dead_letters.letter import Letter, letter_of
+from walex_celery.dead_letters.schema import TABLE, schema_sql
+from walex_celery.dead_letters.store import Store
+from walex_celery.dead_letters.stores import (
     DeadLetters,
     default_path,
     open_dead_letters,
     store_to_write,
 )
-from walex_celery.dead_letters.letter import Letter, letter_of
-from walex_celery.dead_letters.schema import TABLE, schema_sql
-from walex_celery.dead_letters.store import Store
 
 __all__ = [
     "TABLE",

@@ -9,9 +9,9 @@ from typing import Literal
 
 import msgspec
 
-from walex_celery.event import Event
-from walex_celery.lsn import Lsn
-from walex_celery.timeline import FIRST_TIMELINE
+from walex_celery.events.event import Event
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.timeline import FIRST_TIMELINE
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):

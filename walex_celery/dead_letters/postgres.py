@@ -15,9 +15,9 @@ from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.schema import TABLE
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import PostgresUnavailable, SetupError, WalExError
-from walex_celery.lsn import Lsn
 from walex_celery.postgres.connection import connect, explain_error
-from walex_celery.settings import WalExSettings
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.settings.model import WalExSettings
 
 Result = TypeVar("Result")
 

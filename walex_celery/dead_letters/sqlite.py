@@ -15,7 +15,7 @@ import msgspec
 from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import ConfigurationError, DeadLettersUnavailable
-from walex_celery.lsn import Lsn
+from walex_celery.postgres.lsn import Lsn
 
 Result = TypeVar("Result")
 

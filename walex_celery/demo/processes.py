@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import walex_celery
 from walex_celery.errors import WalExError
-from walex_celery.event import Event
+from walex_celery.events.event import Event
 from walex_celery.testing._process import StopMode
 from walex_celery.testing.servers import Server
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from walex_celery.event import Event
-from walex_celery.identity import parse_task_id
+from walex_celery.events.event import Event
+from walex_celery.events.task_id import parse_task_id
 from walex_celery.operations.tail import for_people
 
 #: Seconds that a line waits for those that belong above it: changes and tasks come by different ways.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
-from walex_celery.calling import failure_of
 from walex_celery.dead_letters import DeadLetters, Letter
 from walex_celery.errors import ConfigurationError
-from walex_celery.event import Event
-from walex_celery.handlers import BatchHandler
-from walex_celery.redaction import secrets_of
+from walex_celery.events.event import Event
+from walex_celery.handlers.registry import BatchHandler
+from walex_celery.pipeline.handler_runner import failure_of
+from walex_celery.settings.redaction import secrets_of
 
 
 class Redelivery:

@@ -9,16 +9,16 @@ from typing import Any
 
 from rich.text import Text
 
-from walex_celery.compiled import Assembler
-from walex_celery.event import Event, printable, short
+from walex_celery._speedups.compiled import Assembler
+from walex_celery.events.event import Event, printable, short
 from walex_celery.filters import ALL_TABLES, Filters
-from walex_celery.handlers import KINDS, Handler
-from walex_celery.planning import Planner
+from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.slot import check_prerequisites, inspect_server
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings import WalExSettings, changed
+from walex_celery.settings.model import WalExSettings, changed
 
 _COLOURS = {"insert": "green", "update": "yellow", "delete": "red", "truncate": "magenta", "message": "cyan"}
 _LONGEST_VALUE = 60

@@ -11,13 +11,13 @@ from celery import Celery
 
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
-from walex_celery.handlers import Handler, resolve_functions
-from walex_celery.identity import TaskPosition, function_digest, parse_task_id, timeline_salt
-from walex_celery.lsn import Lsn
+from walex_celery.events.task_id import TaskPosition, function_digest, parse_task_id, timeline_salt
+from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.postgres.cluster import identify
 from walex_celery.postgres.connection import connect, connect_replication
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.slot import find_slot
-from walex_celery.settings import WalExSettings
+from walex_celery.settings.model import WalExSettings
 
 
 class Origin(msgspec.Struct, frozen=True):

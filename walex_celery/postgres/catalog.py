@@ -13,12 +13,12 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from walex_celery.lsn import Lsn
+from walex_celery.events.record import text_of_cell
+from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.connection import connect, explain_error, quote_identifier
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.pgoutput import Relation, Type
-from walex_celery.record import text_of_cell
-from walex_celery.settings import WalExSettings
-from walex_celery.types import TypeDefinition
+from walex_celery.settings.model import WalExSettings
 
 _XID_MASK: Final = 0xFFFFFFFF
 

@@ -11,8 +11,8 @@ from typing import Any
 import psycopg2
 
 from walex_celery.postgres.connection import explain_error
-from walex_celery.settings import WalExSettings
-from walex_celery.timeline import FIRST_TIMELINE, Cluster, Timelines, parse_history
+from walex_celery.postgres.timeline import FIRST_TIMELINE, Cluster, Timelines, parse_history
+from walex_celery.settings.model import WalExSettings
 
 logger = logging.getLogger(__name__)
 

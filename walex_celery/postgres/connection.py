@@ -26,12 +26,12 @@ from walex_celery.errors import (
     WalExError,
     WalLevelError,
 )
-from walex_celery.settings import WalExSettings
+from walex_celery.settings.model import WalExSettings
 
 #: What logical replication has needed since Postgres 14: messages among the changes, multiranges in the catalog.
 OLDEST_VERSION: Final = 140000
 
-#: What the text of values depends on; ``walex_celery.types`` reads no other formats.
+#: What the text of values depends on; ``walex_celery.events.values`` reads no other formats.
 SESSION: Final = {
     "statement_timeout": "0",  # first: a short default would cut the others off
     "DateStyle": "ISO, YMD",

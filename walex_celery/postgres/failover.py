@@ -13,8 +13,8 @@ from psycopg2 import sql
 from walex_celery.errors import PostgresUnavailable, SetupError, SlotLost
 from walex_celery.postgres.connection import explain_error
 from walex_celery.postgres.slot import Server, Slot
-from walex_celery.settings import WalExSettings
-from walex_celery.timeline import Cluster
+from walex_celery.postgres.timeline import Cluster
+from walex_celery.settings.model import WalExSettings
 
 _FAILOVER_VERSION: Final = 170000
 

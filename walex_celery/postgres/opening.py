@@ -15,8 +15,8 @@ from walex_celery.postgres.slot import (
     inspect_server,
 )
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings import WalExSettings
-from walex_celery.timeline import Cluster
+from walex_celery.postgres.timeline import Cluster
+from walex_celery.settings.model import WalExSettings
 
 
 class Opened(NamedTuple):

@@ -11,7 +11,6 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.errors import PublicationMissing, SlotInUse, SlotMismatch
 from walex_celery.filters import ALL_TABLES
-from walex_celery.lsn import Lsn
 from walex_celery.postgres.connection import (
     explain_error,
     privilege_error,
@@ -19,7 +18,8 @@ from walex_celery.postgres.connection import (
     slot_invalidated,
     wal_level_error,
 )
-from walex_celery.settings import WalExSettings
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.settings.model import WalExSettings
 
 PLUGIN: Final = "pgoutput"
 

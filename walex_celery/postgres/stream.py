@@ -23,17 +23,17 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 from psycopg2 import sql
 
-from walex_celery import native
+from walex_celery import _speedups as native
 from walex_celery.errors import PostgresUnavailable, WalExError
-from walex_celery.lsn import Lsn
 from walex_celery.postgres.cluster import identify
 from walex_celery.postgres.connection import connect_replication, explain_error
 from walex_celery.postgres.failover import enable_failover
 from walex_celery.postgres.flow import GATHER_SECONDS, Flow
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.slot import Server, create_slot
-from walex_celery.postgres.watch import Watch
-from walex_celery.settings import WalExSettings
-from walex_celery.timeline import Cluster
+from walex_celery.postgres.stream_guard import Watch
+from walex_celery.postgres.timeline import Cluster
+from walex_celery.settings.model import WalExSettings
 
 #: A slice read at once: until this many messages or bytes. The connection's lock is held for its duration.
 SLICE_MESSAGES: Final = 2000

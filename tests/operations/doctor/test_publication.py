@@ -7,7 +7,8 @@ import pytest
 from tests.operations.doctor.support import Clinic, ids, only
 from tests.operations.support import ignore
 from walex_celery import Filters
-from walex_celery.operations.doctor import identity, publication
+from walex_celery.operations.doctor import publication
+from walex_celery.operations.doctor import replica_identity as identity
 
 PARTITIONED = (
     "DROP TABLE users; CREATE TABLE users (id int PRIMARY KEY, name text, updated_at timestamptz) PARTITION BY"

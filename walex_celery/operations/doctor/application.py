@@ -9,10 +9,10 @@ from typing import Final
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import Table
 from walex_celery.operations.doctor.context import Context
+from walex_celery.operations.doctor.error_finding import finding_of
 from walex_celery.operations.doctor.finding import Finding, do, python, shell
-from walex_celery.operations.doctor.mends import finding_of
 from walex_celery.operations.doctor.registry import check
-from walex_celery.operations.needs import unsubscribed_handlers, wants_rows
+from walex_celery.operations.setup.requirements import unsubscribed_handlers, wants_rows
 
 _NEEDED: Final = {"celery": (5, 5), "kombu": (5, 5)}
 _POOLER_HOSTS: Final = ("-pooler.", "pooler.supabase.com")

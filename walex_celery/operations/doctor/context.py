@@ -14,17 +14,17 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
-from walex_celery.broker.function import Function
 from walex_celery.broker.link import Link
+from walex_celery.broker.target import Function
 from walex_celery.errors import ConfigurationError
-from walex_celery.handlers import Handler, resolve_functions
+from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.operations.doctor.services import Service, service_of
-from walex_celery.operations.needs import Need, needs_of
-from walex_celery.operations.schema import Schema, read_schema
-from walex_celery.operations.statements import Statements
+from walex_celery.operations.setup.requirements import Need, needs_of
+from walex_celery.operations.setup.schema import Schema, read_schema
+from walex_celery.operations.setup.statements import Statements
 from walex_celery.postgres.connection import connect, hide_secrets
 from walex_celery.postgres.slot import Slot, find_slot
-from walex_celery.settings import WalExSettings
+from walex_celery.settings.model import WalExSettings
 
 #: Seconds that Postgres and the broker have to answer; the doctor is asked when something hangs.
 PATIENCE_SECONDS: Final = 3.0

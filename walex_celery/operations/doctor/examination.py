@@ -14,21 +14,21 @@ from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.doctor import (
     application,
     broker,
-    identity,
     letters,
     publication,
+    replica_identity,
     role,
     server,
     slot,
     workers,
 )
 from walex_celery.operations.doctor.context import Context
+from walex_celery.operations.doctor.error_finding import finding_of
 from walex_celery.operations.doctor.finding import SEVERITIES, Finding, do
-from walex_celery.operations.doctor.mends import finding_of
 from walex_celery.operations.doctor.registry import checks_of, make
 
 # The order in which they are made, and told: what must be right first comes first.
-_POSTGRES: Final = (server, role, publication, identity, slot, letters)
+_POSTGRES: Final = (server, role, publication, replica_identity, slot, letters)
 
 #: Where the error itself has no line that mends it.
 _LAST_RESORT: Final = {

@@ -8,7 +8,7 @@ from walex_celery.dead_letters import TABLE, open_dead_letters
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, shell, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
-from walex_celery.operations.fitting import dead_letters_are_used, fit_dead_letters
+from walex_celery.operations.setup.changes import dead_letters_are_used, fit_dead_letters
 
 
 @check("dead letters can be stored")

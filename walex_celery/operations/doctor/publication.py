@@ -8,14 +8,14 @@ from walex_celery.filters import OWN_SCHEMA, Table
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, do, python, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
-from walex_celery.operations.fitting import (
+from walex_celery.operations.setup.changes import (
     fit_publications,
     lists_tables,
     under_partitions_name,
     unpublished,
     unpublished_operations,
 )
-from walex_celery.operations.schema import (
+from walex_celery.operations.setup.schema import (
     PublicationState,
     TableState,
     missing_publications,

@@ -9,8 +9,8 @@ import msgspec
 
 from walex_celery.errors import NoFreeSlot, WalExError
 from walex_celery.operations.doctor.context import Context
+from walex_celery.operations.doctor.error_finding import finding_of
 from walex_celery.operations.doctor.finding import Finding, do, sql
-from walex_celery.operations.doctor.mends import finding_of
 from walex_celery.operations.doctor.registry import LeftOut, check
 from walex_celery.postgres.connection import connect_replication
 from walex_celery.postgres.slot import may_replicate

@@ -10,7 +10,7 @@ from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, do
 from walex_celery.operations.doctor.registry import check
 from walex_celery.operations.doctor.services import set_parameter
-from walex_celery.operations.setup import check_wal_level
+from walex_celery.operations.setup.plan import check_wal_level
 
 #: Majors that the tests run against.
 OLDEST_MAJOR: Final = 14

@@ -1,0 +1,60 @@
+"""docs/types.md says what the code does: each line of its table is held against every sample."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.events.values.samples import SAMPLES
+from walex_celery.events import values as types
+from walex_celery.events.values import Wire, caster, wire_form
+from walex_celery.events.values.builtin import BUILTINS
+
+PAGE = Path(__file__).parents[3] / "docs" / "types.md"
+BUILT_IN = PAGE.read_text(encoding="utf-8").partition("## Built-in types")[2].partition("\n## ")[0]
+ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in BUILT_IN.splitlines() if "|" in line][2:]
+FORMS = {"number": Wire.RAW, "value": Wire.RAW, "true, false": Wire.BOOL, "string": Wire.TEXT}
+VALUES = {name.strip('"'): [value for _, value in cases] for name, cases in SAMPLES.items()}
+
+
+def quoted(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0])
+def test_a_line_of_the_table_is_true(row: list[str]) -> None:
+    names, python, form, exceptions = row
+
+    for name in quoted(names):
+        assert wire_form(name) is FORMS[form]
+        found = {type(value).__name__ for value in VALUES.get(name, ["" if name == "xml" else None])}
+        documented = {kind.partition("[")[0] for kind in quoted(python)}
+        if form == "value":
+            assert found <= documented
+        else:
+            assert found - ({"str"} if exceptions else set()) == documented, name
+
+
+def test_the_table_has_all_types() -> None:
+    documented = [name for row in ROWS for name in quoted(row[0])]
+
+    assert len(documented) == len(set(documented))
+    assert set(VALUES) <= set(documented) <= set(BUILTINS)
+
+
+def test_what_it_says_of_types_that_are_text_is_so() -> None:
+    for row in ROWS:
+        if quoted(row[1]) == ["str"]:
+            assert all(caster(name)("any text") == "any text" for name in quoted(row[0]))
+
+
+def test_its_examples_run() -> None:
+    results = doctest.testfile(
+        str(PAGE), module_relative=False, globs={"Interval": types.Interval, "Range": types.Range}
+    )
+
+    assert results.attempted
+    assert not results.failed

@@ -1,0 +1,80 @@
+"""A producer in a process of its own, as users run it, and what Postgres says of its slot."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from tests.support import Database
+from walex_celery.postgres.lsn import Lsn
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def producer_process(
+    database: Database, broker_url: str, log: Path, *options: str, url: str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``celery -A crash_app walex producer``, killed at the end if it still runs."""
+    with (
+        log.open("ab") as output,
+        commanding(database, broker_url, "producer", *options, url=url, output=output) as process,
+    ):
+        yield process
+
+
+@contextmanager
+def commanding(
+    database: Database,
+    broker_url: str,
+    *arguments: str,
+    url: str | None = None,
+    output: IO[bytes] | None = None,
+) -> Iterator[subprocess.Popen[bytes]]:
+    """``celery -A crash_app walex *arguments*``, killed at the end; without *output* its ``stdout`` can be read."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "celery", "-A", "crash_app", "walex", *arguments],
+        env=os.environ
+        | {
+            "BROKER_URL": broker_url,
+            "WALEX_URL": url or database.url,
+            "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
+        },
+        stdout=subprocess.PIPE if output is None else output,
+        stderr=output,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def active(database: Database) -> bool:
+    return bool(
+        database.execute("SELECT 1 FROM pg_replication_slots WHERE active AND database = current_database()")
+    )
+
+
+def confirmed(database: Database) -> Lsn:
+    ((lsn,),) = database.execute(
+        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()"
+    )
+    return Lsn.parse(lsn)
+
+
+def written(database: Database) -> Lsn:
+    """Up to where the WAL is flushed, with all that was committed before the call.
+
+    Not where the next record will begin: after a record that ends with its page, that is behind the next page's header,
+    where nothing is before somebody writes; and what is not flushed is not sent.
+    """
+    ((lsn,),) = database.execute("SELECT pg_current_wal_flush_lsn()")
+    return Lsn.parse(lsn)

@@ -1,0 +1,320 @@
+"""The producer's loop: order, acknowledgement, idleness, slow and failing handlers, a broker or Postgres away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from celery import Celery
+
+from tests.pipeline.process import active, confirmed, producer_process, written
+from tests.pipeline.queues import drain
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
+from tests.walex.support import make_app, running
+from walex_celery import Event, Filters, HandlerError, WalEx
+from walex_celery.cli import EXIT_SLOT_IN_USE
+from walex_celery.errors import SlotLost
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.testing.servers import Postgres, Valkey
+
+SCHEMA = """
+CREATE TABLE items (id int PRIMARY KEY, note text);
+CREATE TABLE unpublished (id int);
+ALTER TABLE items REPLICA IDENTITY FULL;
+CREATE PUBLICATION events FOR TABLE items;
+"""
+
+
+@pytest.fixture
+def shop(database: Database) -> Database:
+    database.execute(SCHEMA)
+    return database
+
+
+@pytest.fixture
+def app(redis_url: str) -> Celery:
+    return make_app(redis_url)
+
+
+def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
+    defaults = {"name": "shop", "publication": "events", "subscriptions": ["items"], "durable_slot": True}
+    return WalEx(app, url=database.url, **(defaults | settings))
+
+
+def collect(walex: WalEx) -> list[Event]:
+    events: list[Event] = []
+
+    @walex.on_event("items")
+    def collected(batch: list[Event]) -> None:
+        events.extend(batch)
+
+    return events
+
+
+def test_transactions_come_in_commit_order_though_they_were_interleaved(shop: Database, app: Celery) -> None:
+    """Promise 2."""
+    walex = make_walex(app, shop)
+    events = collect(walex)
+    sessions = [shop.connect() for _ in range(3)]
+    for session in sessions:
+        session.autocommit = False
+    with running(walex):
+        for number in range(30):
+            with sessions[number % 3].cursor() as cursor:
+                cursor.execute("INSERT INTO items VALUES (%s)", (number,))
+        for session in reversed(sessions):
+            session.commit()
+            session.close()
+        wait_until(lambda: len(events) == 30)
+    ids = [event.key["id"] for event in events if event.key]
+    assert ids == [*range(2, 30, 3), *range(1, 30, 3), *range(0, 30, 3)]
+    assert [event.index for event in events] == [*range(10)] * 3
+    assert [event.lsn for event in events] == sorted(event.lsn for event in events)
+
+
+def test_handlers_run_one_at_a_time_in_the_order_registered(shop: Database, app: Celery) -> None:
+    """Promise 2."""
+    walex = make_walex(app, shop)
+    calls: list[str] = []
+
+    @walex.on_update("items")
+    def updated(events: list[Event]) -> None:
+        calls.append("updated")
+
+    @walex.on_insert("items")
+    def inserted(events: list[Event]) -> None:
+        calls.append("inserted")
+
+    @walex.on_event("all")
+    def anything(events: list[Event]) -> None:
+        calls.append("anything")
+
+    with running(walex), shop.connect() as session, session.cursor() as cursor:
+        cursor.execute("BEGIN; INSERT INTO items VALUES (1); UPDATE items SET note = 'x'; COMMIT")
+        wait_until(lambda: len(calls) == 3)
+    assert calls == ["updated", "inserted", "anything"]
+
+
+def test_a_huge_transaction_comes_in_chunks_that_say_which_is_the_last(shop: Database, app: Celery) -> None:
+    """Promise 4."""
+    walex = make_walex(app, shop)
+    batches: list[list[Event]] = []
+    walex.on_insert("items")(batches.append)
+    with running(walex):
+        shop.execute("INSERT INTO items SELECT generate_series(1, 2500)")
+        wait_until(lambda: sum(map(len, batches)) == 2500)
+    assert [len(batch) for batch in batches] == [1000, 1000, 500]
+    assert [batch[0].transaction.chunk for batch in batches] == [0, 1, 2]
+    assert [batch[0].transaction.last for batch in batches] == [False, False, True]
+    assert [event.index for batch in batches for event in batch] == [*range(2500)]
+
+
+def test_nothing_is_acknowledged_while_a_handler_runs(shop: Database, app: Celery) -> None:
+    """Promise 1."""
+    walex = make_walex(app, shop)
+    entered, leave = threading.Event(), threading.Event()
+
+    @walex.on_insert("items")
+    def slow(events: list[Event]) -> None:
+        entered.set()
+        assert leave.wait(20)
+
+    with running(walex):
+        before = written(shop)
+        shop.execute("INSERT INTO items VALUES (1)")
+        after = written(shop)
+        assert entered.wait(10)
+        threading.Event().wait(1.5)
+        assert confirmed(shop) <= before
+        leave.set()
+        wait_until(lambda: confirmed(shop) >= after)
+
+
+def test_a_failing_handler_halts_and_its_transaction_comes_again(shop: Database, app: Celery) -> None:
+    """Promise 1: not acknowledged, nothing of it enqueued; what came before it is done and does not come again."""
+    walex = make_walex(app, shop)
+    seen: list[int] = []
+    broken = True
+
+    @walex.on_insert("items", functions=["shop.tasks.index"])
+    def fragile(events: list[Event]) -> None:
+        for event in events:
+            assert event.key
+            if event.key["id"] == 3 and broken:
+                raise ZeroDivisionError("the third")
+            seen.append(event.key["id"])
+
+    shop.execute("SELECT pg_create_logical_replication_slot('shop_walex', 'pgoutput')")
+    for number in range(1, 6):
+        shop.execute("INSERT INTO items VALUES (%s)", (number,))
+    with pytest.raises(HandlerError, match=r"fragile failed on 1 event.*LSN") as caught, running(walex):
+        threading.Event().wait(5)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert seen == [1, 2]
+    queued = drain(app.conf.broker_url, "celery")
+    assert [task.event.key for task in queued] == [{"id": 1}, {"id": 2}]
+    broken = False
+    with running(walex):
+        wait_until(lambda: len(seen) == 5)
+    assert seen == [1, 2, 3, 4, 5]
+
+
+def test_unpublished_writes_never_make_the_slot_hold_wal(shop: Database, app: Celery) -> None:
+    """Promise 5, also with a publication whose events are all filtered out."""
+    walex = make_walex(app, shop)
+    events: list[list[Event]] = []
+    walex.on_insert("items", Filters(unwatched_records={"note": "quiet"}))(events.append)
+    with running(walex):
+        for _ in range(3):
+            shop.execute("INSERT INTO unpublished SELECT generate_series(1, 20000)")
+            end = written(shop)
+            wait_until(lambda: confirmed(shop) >= end)  # noqa: B023
+        shop.execute("INSERT INTO items SELECT g, 'quiet' FROM generate_series(1, 2000) g")
+        end = written(shop)
+        wait_until(lambda: confirmed(shop) >= end)
+    assert events == []
+
+
+def test_a_broker_that_is_away_stops_nothing_but_delivery(
+    shop: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promises 1 and 6: said, survived without a restart, nothing lost, order kept."""
+    with Valkey() as broker:
+        app = make_app(broker.url())
+        walex = make_walex(app, shop)
+
+        @walex.on_insert("items")
+        @app.task(name="index")
+        def index(event: Event) -> None: ...
+
+        with caplog.at_level(logging.WARNING, "walex_celery"), running(walex):
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: confirmed(shop) >= written(shop))
+            broker.kill()
+            before = confirmed(shop)
+            for number in range(2, 50):
+                shop.execute("INSERT INTO items VALUES (%s)", (number,))
+            wait_until(lambda: "trying again" in caplog.text)
+            assert confirmed(shop) == before
+            assert active(shop)
+            broker.start()
+            end = written(shop)
+            wait_until(lambda: confirmed(shop) >= end, 30)
+        queued = drain(broker.url(), "celery")
+    ids = list(dict.fromkeys(task.event.key["id"] for task in queued if task.event.key))
+    assert ids == [*range(1, 50)]
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    with Postgres(settings={"wal_sender_timeout": f"{SENDER_TIMEOUT_SECONDS}s"}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("way", ["fast", "immediate", "kill"])
+def test_postgres_may_go_and_come_back(own_postgres: Postgres, redis_url: str, way: str) -> None:
+    """Promise 1: a restart or crash of Postgres costs nothing but time."""
+    database = Database(own_postgres, own_postgres.create_database())
+    database.execute(SCHEMA)
+    walex = make_walex(make_app(redis_url), database)
+    events = collect(walex)
+    with running(walex):
+        database.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: len(events) == 1)
+        if way == "kill":
+            own_postgres.kill()
+        else:
+            own_postgres.stop("fast" if way == "fast" else "immediate")
+        own_postgres.start()
+        database.execute("INSERT INTO items VALUES (2)")
+        wait_until(lambda: events[-1].key == {"id": 2}, 30)
+    keys = [event.key for event in events]
+    assert list(dict.fromkeys(str(key) for key in keys)) == ["{'id': 1}", "{'id': 2}"]
+
+
+def test_a_handler_longer_than_wal_sender_timeout_keeps_the_connection(
+    own_postgres: Postgres, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise 6: three times as long, while more than the socket's buffers hold is waiting to be read."""
+    database = Database(own_postgres, own_postgres.create_database())
+    database.execute(SCHEMA)
+    walex = make_walex(make_app(redis_url), database)
+    seen: list[Event] = []
+
+    @walex.on_insert("items")
+    def slow(events: list[Event]) -> None:
+        if not seen:
+            threading.Event().wait(3 * SENDER_TIMEOUT_SECONDS + 0.5)
+        seen.extend(events)
+
+    with caplog.at_level(logging.WARNING, "walex_celery"), running(walex):
+        pid = database.execute("SELECT active_pid FROM pg_replication_slots")
+        database.execute("INSERT INTO items VALUES (0)")
+        database.execute("INSERT INTO items SELECT g, repeat('x', 2000) FROM generate_series(1, 20000) g")
+        wait_until(lambda: len(seen) == 20_001, 34 + 3 * SENDER_TIMEOUT_SECONDS)
+        assert database.execute("SELECT active_pid FROM pg_replication_slots") == pid
+    assert "trying again" not in caplog.text
+
+
+def test_a_terminated_backend_is_replaced(shop: Database, app: Celery) -> None:
+    walex = make_walex(app, shop)
+    events = collect(walex)
+    with running(walex):
+        shop.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: len(events) == 1, 20)
+
+
+def test_a_durable_slot_that_is_dropped_is_told_and_not_made_anew(shop: Database, app: Celery) -> None:
+    """Promise 1: a new slot would begin after what was committed meanwhile, and nobody would know."""
+    walex = make_walex(app, shop)
+    events = collect(walex)
+
+    def drop_it_while_it_is_read() -> None:
+        with running(walex):
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: len(events) == 1)
+            shop.execute(
+                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active"
+            )
+            shop.execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active"
+            )
+            threading.Event().wait(5)
+
+    with pytest.raises(SlotLost, match="backfill"):
+        drop_it_while_it_is_read()
+    assert not shop.execute("SELECT 1 FROM pg_replication_slots WHERE database = current_database()")
+
+
+def test_one_durable_slot_one_producer_and_a_standby_takes_over(
+    database: Database, redis_url: str, tmp_path: Path
+) -> None:
+    """Promises 1 and 8, between processes: kill -9 the one that streams."""
+    database.execute("CREATE TABLE items (id int PRIMARY KEY); CREATE PUBLICATION events FOR TABLE items")
+    with producer_process(database, redis_url, tmp_path / "leader.log") as leader:
+        wait_until(lambda: active(database), 30)
+        with producer_process(database, redis_url, tmp_path / "second.log") as second:
+            assert second.wait(30) == EXIT_SLOT_IN_USE
+        assert "--standby" in (tmp_path / "second.log").read_text()
+        with producer_process(database, redis_url, tmp_path / "standby.log", "--standby") as standby:
+            wait_until(lambda: "standing by" in (tmp_path / "standby.log").read_text(), 30)
+            leader.kill()
+            database.execute("INSERT INTO items VALUES (1)")
+            end = written(database)
+            wait_until(lambda: confirmed(database) >= end, 30)
+            standby.terminate()
+            assert standby.wait(20) == 0
+    assert [task.event.key for task in drain(redis_url, "crash")] == [{"id": 1}]
+
+
+def test_confirmed_lsn_is_the_end_of_what_was_done(shop: Database, app: Celery) -> None:
+    walex = make_walex(app, shop)
+    events = collect(walex)
+    with running(walex) as producer:
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: producer.confirmed_lsn > Lsn(0))
+        assert producer.confirmed_lsn > events[0].lsn

@@ -1,0 +1,193 @@
+"""Promise 1: what the broker refuses or can't route is never acknowledged, is told with the mend, and recovers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Connection, Exchange, Queue
+
+from tests.pipeline.process import confirmed, written
+from tests.pipeline.queues import Queued, drain
+from tests.pipeline.shop import SCHEMA, walex_of
+from tests.support import Database, wait_until
+from tests.walex.support import make_app, running
+from walex_celery import ConfigurationError, Producer
+from walex_celery.testing.servers import RabbitMQ, Valkey
+
+
+@pytest.fixture
+def shop(database: Database) -> Database:
+    database.execute(SCHEMA)
+    return database
+
+
+@pytest.fixture(scope="module")
+def own_valkey() -> Iterator[Valkey]:
+    """A server whose settings the tests change, and set back."""
+    with Valkey() as server:
+        yield server
+
+
+@contextmanager
+def channel_of(url: str) -> Iterator[Any]:
+    with Connection(url) as connection, connection.channel() as channel:
+        yield channel
+
+
+def keys(queued: list[Queued]) -> list[int]:
+    """The rows' keys, each task once: what is sent again has its first id."""
+    once = {task.id: task.event.key["id"] for task in queued if task.event.key}
+    return list(once.values())
+
+
+def check(
+    shop: Database,
+    app: Celery,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    spoil: Callable[[], object],
+    said: str,
+    mend: Callable[[], object],
+    note: int = 1,
+) -> Producer:
+    """Row 1 goes well; rows 2 to 4 are refused until the mend, and then come without a restart."""
+    with caplog.at_level(logging.WARNING, "walex_celery"), running(walex_of(app, shop)) as producer:
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: confirmed(shop) >= written(shop))
+        spoil()
+        before = confirmed(shop)
+        for number in (2, 3, 4):
+            shop.execute("INSERT INTO items VALUES (%s, repeat('x', %s))", (number, note))
+        end = written(shop)
+        wait_until(lambda: said in caplog.text and "trying again" in caplog.text, 20, caplog.text)
+        assert confirmed(shop) == before
+        assert "processing waits" in caplog.text
+        mend()
+        wait_until(lambda: confirmed(shop) >= end, 30)
+    return producer
+
+
+def test_a_queue_that_was_deleted(shop: Database, amqp_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(amqp_url)
+    found: list[Queued] = []
+
+    def delete() -> None:
+        found.extend(drain(amqp_url, "celery"))
+        with channel_of(amqp_url) as channel:
+            channel.queue_delete("celery")
+
+    def declare() -> None:
+        with channel_of(amqp_url) as channel:
+            Queue("celery", Exchange("celery"), "celery")(channel).declare()
+
+    check(shop, app, caplog, spoil=delete, said="Create the queue or its binding", mend=declare)
+    assert keys(found + drain(amqp_url, "celery")) == [1, 2, 3, 4]
+
+
+def test_a_queue_that_celery_may_not_create(shop: Database, amqp_url: str) -> None:
+    """Told before anything is touched."""
+    app = make_app(amqp_url)
+    app.conf.update(
+        task_queues=[Queue("known")],
+        task_create_missing_queues=False,
+        task_routes={"index": {"queue": "typo"}},
+    )
+    producer = Producer(walex_of(app, shop))
+    with pytest.raises(ConfigurationError, match="typo"):
+        producer.run()
+    assert not shop.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'shop_walex'")
+
+
+def test_a_full_queue_that_refuses(shop: Database, amqp_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(amqp_url)
+    arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    app.conf.task_queues = [Queue("celery", Exchange("celery"), "celery", queue_arguments=arguments)]
+    found: list[Queued] = []
+
+    def consume() -> None:
+        def all_came() -> bool:
+            found.extend(drain(amqp_url, "celery"))
+            return keys(found) == [1, 2, 3, 4]
+
+        wait_until(all_came, 30)
+
+    # Row 1 fills it.
+    check(shop, app, caplog, spoil=lambda: None, said="the queue is full", mend=consume)
+
+
+def test_valkey_without_memory(shop: Database, own_valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+    with own_valkey.client() as client:
+        client.flushall()
+        check(
+            shop,
+            make_app(own_valkey.url()),
+            caplog,
+            spoil=lambda: client.config_set("maxmemory", "1"),
+            said="raise its maxmemory",
+            mend=lambda: client.config_set("maxmemory", "0"),
+        )
+    assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
+
+
+def test_valkey_that_became_a_replica(
+    shop: Database, own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own_valkey.client() as client:
+        client.flushall()
+        check(
+            shop,
+            make_app(own_valkey.url()),
+            caplog,
+            spoil=lambda: client.execute_command("REPLICAOF", "127.0.0.1", "1"),
+            said="point broker_url at the primary",
+            mend=lambda: client.execute_command("REPLICAOF", "NO", "ONE"),
+        )
+    assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
+
+
+def test_a_message_over_valkeys_limit(
+    shop: Database, own_valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    with own_valkey.client() as client:
+        client.flushall()
+        limit = client.config_get("proto-max-bulk-len")["proto-max-bulk-len"]
+        check(
+            shop,
+            make_app(own_valkey.url()),
+            caplog,
+            spoil=lambda: client.config_set("proto-max-bulk-len", str(1 << 20)),
+            said="proto-max-bulk-len",
+            mend=lambda: client.config_set("proto-max-bulk-len", limit),
+            note=1 << 20,
+        )
+    assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
+
+
+def test_a_message_over_rabbitmqs_limit(
+    shop: Database, rabbitmq: RabbitMQ, amqp_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = 128 << 20
+
+    def set_limit(size_bytes: int) -> None:
+        # Of channels that are opened from now on.
+        rabbitmq.ctl("eval", f"application:set_env(rabbit, max_message_size, {size_bytes}).")
+
+    set_limit(100_000)
+    try:
+        check(
+            shop,
+            make_app(amqp_url),
+            caplog,
+            spoil=lambda: None,
+            said="max_message_size",
+            mend=lambda: set_limit(limit),
+            note=200_000,
+        )
+    finally:
+        set_limit(limit)
+    assert keys(drain(amqp_url, "celery")) == [1, 2, 3, 4]

@@ -1,0 +1,1 @@
+"""What an operator sees of a producer: status, metrics, health, Flower."""

@@ -1,0 +1,176 @@
+"""The HTTP server of a producer: ``/metrics``, ``/healthz`` and ``/readyz``.
+
+A server of a few threads beside the producer's: a client that is slow, or does not stop asking, costs it nothing but
+its own connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final
+
+from walex_celery.errors import ConfigurationError
+from walex_celery.operations.monitor.health import Verdict, liveness, readiness
+from walex_celery.operations.monitor.observer import Watch
+from walex_celery.pipeline.producer import Producer
+
+if TYPE_CHECKING:
+    from walex_celery.operations.monitor.metrics import Exposition
+
+logger = logging.getLogger("walex_celery.operations.monitoring")
+
+#: Requests answered at once; more are turned away.
+CONNECTIONS: Final = 16
+#: Seconds that a client may take to send its request, or to take its answer.
+CLIENT_SECONDS: Final = 5.0
+
+NO_METRICS: Final = "metrics need an extra: pip install 'walex-celery[metrics]'"
+_TEXT: Final = "text/plain; charset=utf-8"
+
+
+@contextmanager
+def monitoring(producers: Sequence[Producer], *, host: str, port: int) -> Iterator[tuple[str, int]]:
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` of *producers*; gives the address in use.
+
+    Without prometheus-client the last two are answered all the same, and the first says what is missing.
+
+    Args:
+        producers: those of this process; usually one.
+        host: the address to listen on; ``0.0.0.0`` and ``::`` are all of IPv4, and all.
+        port: 0 for any that is free.
+
+    Raises:
+        ConfigurationError: the address is in use, or not this machine's.
+    """
+    watched = [(producer, Watch(producer)) for producer in producers]
+    exposition = _exposition(watched)
+    try:
+        server = _Server((host, port), watched, exposition)
+    except (OSError, OverflowError) as error:
+        raise ConfigurationError(
+            f"metrics_port: can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}. Give another "
+            "with --metrics-port or WALEX_METRICS_PORT (and --metrics-host, WALEX_METRICS_HOST), or end what uses it"
+        ) from error
+    thread = threading.Thread(target=server.serve_forever, name="walex-monitoring", daemon=True)
+    try:
+        for _, watch in watched:
+            watch.start()
+        thread.start()
+        address = str(server.server_address[0]), int(server.server_address[1])
+        paths = "/metrics, /healthz and /readyz" if exposition is not None else "/healthz and /readyz"
+        logger.info("serving %s on port %s of %s", paths, address[1], address[0], extra={"port": address[1]})
+        if exposition is None:
+            logger.error("/metrics is not served: %s", NO_METRICS)
+        yield address
+    finally:
+        if thread.is_alive():
+            server.shutdown()
+            thread.join()
+        server.server_close()
+        for _, watch in watched:
+            watch.stop()
+
+
+def _exposition(watched: Sequence[tuple[Producer, Watch]]) -> Exposition | None:
+    try:
+        from walex_celery.operations.monitor.metrics import Exposition
+    except ImportError as error:
+        if error.name is None or not error.name.startswith("prometheus_client"):
+            raise
+        return None
+    return Exposition(watched)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # Threads that wait for a slow client are left behind when the process ends.
+    block_on_close = False
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        watched: Sequence[tuple[Producer, Watch]],
+        exposition: Exposition | None,
+    ) -> None:
+        self.watched = watched
+        self.exposition = exposition
+        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
+
+    def server_bind(self) -> None:
+        # Not HTTPServer's, which asks the DNS for this host's name.
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if not self._free.acquire(blocking=False):
+            self.shutdown_request(request)
+            return
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        logger.debug("a client of the metrics port went away", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    server_version = "walex-celery"
+    sys_version = ""
+    timeout = CLIENT_SECONDS
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._metrics()
+        elif path == "/healthz":
+            self._verdict([liveness(producer) for producer, _ in self.server.watched])
+        elif path == "/readyz":
+            self._verdict(
+                [
+                    readiness(producer, broker_reachable=watch.broker_up)
+                    for producer, watch in self.server.watched
+                ]
+            )
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"here are /metrics, /healthz and /readyz\n", _TEXT)
+
+    do_HEAD = do_GET
+
+    def _metrics(self) -> None:
+        exposition = self.server.exposition
+        if exposition is None:
+            self._answer(HTTPStatus.NOT_IMPLEMENTED, f"{NO_METRICS}\n".encode(), _TEXT)
+            return
+        body, content_type = exposition.render(self.headers.get("Accept", ""))
+        self._answer(HTTPStatus.OK, body, content_type)
+
+    def _verdict(self, verdicts: Sequence[Verdict]) -> None:
+        status = HTTPStatus.OK if all(verdict.ok for verdict in verdicts) else HTTPStatus.SERVICE_UNAVAILABLE
+        self._answer(status, "".join(f"{verdict.text}\n" for verdict in verdicts).encode(), _TEXT)
+
+    def _answer(self, status: HTTPStatus, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        logger.debug(format, *args)

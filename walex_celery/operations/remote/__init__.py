@@ -1,0 +1,1 @@
+"""Remote control: asking producers, and answering as one."""

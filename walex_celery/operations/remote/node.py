@@ -1,0 +1,282 @@
+"""A producer in Celery's remote control: what it answers to whom.
+
+The same mailbox that workers listen to (kombu's pidbox). Of the workers' own commands those are answered that
+monitors show; the others are not for a producer, and are passed over in silence unless it is named.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+from celery import Celery
+from celery.utils.saferepr import saferepr
+from celery.utils.serialization import jsonify
+from kombu.pidbox import Node
+
+from walex_celery.app import WalEx
+from walex_celery.broker.link import Link
+from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.pipeline.producer import Producer
+from walex_celery.postgres.connection import hide_secrets
+from walex_celery.settings.model import LIST_KEYS, REPLACE_KEYS, WalExSettings, without_password
+from walex_celery.telemetry.report import ProducerStatus
+
+logger = logging.getLogger("walex_celery.operations.remote")
+
+#: What producers' own commands begin with.
+OWN_PREFIX: Final = "walex_"
+#: What may be changed through the broker. What is secret, what code is run, and where data goes is not among it:
+#: that is read from the producer's own environment (``control reload``).
+REMOTE_KEYS: Final = LIST_KEYS | {"database", "durable_slot", "failover", "on_error", "slot_name"}
+SECRET_KEYS: Final = REPLACE_KEYS - REMOTE_KEYS
+
+
+#: "celery control shutdown" means the workers: a producer is not ended by the way, only by its name.
+NAMED_ONLY: Final = frozenset({"shutdown"})
+
+
+def check_remote_key(action: str, key: str) -> None:
+    """That *key* may be changed through the broker; asked before it is sent, and again where it arrives.
+
+    Raises:
+        ConfigurationError: it may not, or not by *action* (``add``, ``remove``, ``replace``).
+    """
+    if key in SECRET_KEYS:
+        raise ConfigurationError(
+            f"{key!r} is never sent through the broker: it is a secret, code, or says where data goes. Change it where "
+            "the producer reads it (its .env file, say), then: celery -A <app> walex control reload"
+        )
+    allowed = REMOTE_KEYS if action == "replace" else LIST_KEYS
+    if key not in allowed:
+        raise ConfigurationError(
+            f"config {action} can't change {key!r} while the producer runs; it takes {', '.join(sorted(allowed))}"
+        )
+
+
+def open_link(app: Celery, timeout_seconds: float) -> Link:
+    """A connection to the broker for remote control, whose connecting and waiting end after *timeout_seconds*."""
+    link = Link(app, timeout_seconds)
+    if link.driver_name != "redis":
+        return link
+    # By default it would wait for ever.
+    return Link(
+        app,
+        timeout_seconds,
+        socket_connect_timeout=timeout_seconds,
+        socket_timeout=timeout_seconds,
+        socket_keepalive=True,
+    )
+
+
+class RemoteNode(Node):
+    """A node of the mailbox that is no worker: silent on what is not meant for it.
+
+    Args:
+        hostname: its name.
+        remote: what can be asked of it.
+        channel: where it answers.
+        mailbox: of the application, bound to the channel's connection.
+    """
+
+    def __init__(self, hostname: str, remote: Remote, channel: Any, mailbox: Any) -> None:
+        self._remote = remote
+        self._answers = remote.handlers()
+        super().__init__(hostname, channel=channel, mailbox=mailbox)
+
+    def handle_message(self, body: dict[str, Any], message: Any = None) -> Any:
+        """Answer, if it is for this node."""
+        named = bool(body.get("destination"))
+        method = str(body.get("method"))
+        if not named and (method not in self._answers or method in NAMED_ONLY):
+            return None
+        if method.startswith(OWN_PREFIX):
+            instance = (body.get("arguments") or {}).get("name")
+            if instance is not None and instance != self._remote.name:
+                return None
+        return super().handle_message(body, message)
+
+    def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
+        """What the method gives; an error is told to who asked, and to no log."""
+        answer = self._answers.get(method)
+        if answer is None:
+            return {"error": f"{self.hostname} is a walex producer, no worker: it knows no {method!r}"}
+        arguments = {key: value for key, value in (arguments or {}).items() if key != "name"}
+        try:
+            return answer(**arguments)
+        except WalExError as error:
+            return {"error": self._remote.scrub(str(error))}
+        except TypeError as error:
+            return {"error": f"{method}: {error}"}
+
+
+class Remote:
+    """What can be asked of a producer from another process.
+
+    Args:
+        app: the application.
+        walex: whose settings may be changed.
+        producer: the one that runs.
+        name: of the instance.
+    """
+
+    def __init__(self, app: Celery, walex: WalEx, producer: Producer, name: str) -> None:
+        self._app = app
+        self._walex = walex
+        self._producer = producer
+        self.name = name
+
+    def handlers(self) -> Mapping[str, Callable[..., Any]]:
+        """By the name of the command."""
+        nothing = {
+            method: _nothing
+            for method in ("active_queues", "registered", "scheduled", "active", "reserved", "revoked")
+        }
+        return {
+            "ping": lambda: {"ok": "pong"},
+            "stats": self.stats,
+            "conf": self.conf,
+            "shutdown": self.shutdown,
+            **nothing,
+            f"{OWN_PREFIX}status": self.status,
+            f"{OWN_PREFIX}pause": self.pause,
+            f"{OWN_PREFIX}resume": self.resume,
+            f"{OWN_PREFIX}shutdown": self.shutdown,
+            f"{OWN_PREFIX}reload": self.reload,
+            f"{OWN_PREFIX}config": self.config,
+        }
+
+    def scrub(self, text: str) -> str:
+        """*text* without secrets."""
+        try:
+            return hide_secrets(text, self._walex.settings)
+        except ConfigurationError:
+            return text
+
+    # Its own commands.
+
+    def status(self) -> dict[str, Any]:
+        """See :class:`~walex_celery.telemetry.report.ProducerStatus`."""
+        found = self._producer.snapshot()
+        return {"ok": None if found is None else msgspec.to_builtins(found)}
+
+    def pause(self) -> dict[str, Any]:
+        """See :meth:`Producer.pause`."""
+        self._producer.pause()
+        logger.info("asked by remote control to pause")
+        return {
+            "ok": "pauses at the next transaction boundary; the slot stays held, so Postgres keeps WAL meanwhile"
+        }
+
+    def resume(self) -> dict[str, Any]:
+        """See :meth:`Producer.resume`."""
+        self._producer.resume()
+        logger.info("asked by remote control to resume")
+        return {"ok": "reads on"}
+
+    def shutdown(self) -> dict[str, Any]:
+        """See :meth:`Producer.stop`."""
+        logger.info("asked by remote control to shut down")
+        self._producer.stop()
+        return {"ok": "finishes the batch in hand, acknowledges it and ends"}
+
+    def reload(self) -> dict[str, Any]:
+        """See :meth:`WalEx.reload`; names of settings are told, values are not."""
+        found = self._walex.reload()
+        told = f"changed: {', '.join(found.changed)}" if found.changed else "nothing has changed"
+        if found.needs_restart:
+            told += f"; changed too, and in force after a restart only: {', '.join(found.needs_restart)}"
+        logger.info("settings read anew by remote control: %s", told)
+        return {"ok": told}
+
+    def config(self, action: str, key: str, value: Any) -> dict[str, Any]:
+        """Add to, remove from or replace a setting."""
+        if action not in ("add", "remove", "replace"):
+            raise ConfigurationError(f"config takes add, remove or replace, not {action!r}")
+        check_remote_key(action, key)
+        getattr(self._walex, f"{action}_config")(key, value)
+        now = getattr(self._walex.settings, key)
+        told = ", ".join(map(str, now)) if isinstance(now, tuple) else str(now)
+        logger.info("asked by remote control to change %s: now %s", key, told or "nothing")
+        return {"ok": f"{key} is now {told or 'nothing'}, from the next transaction boundary on"}
+
+    # What monitors ask of workers.
+
+    def stats(self) -> dict[str, Any]:
+        """In the shape of a worker's, which Flower's page shows; what it has no place for comes under "Other"."""
+        found = self._producer.snapshot()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        answer: dict[str, Any] = {
+            "pool": {"implementation": "walex producer", "max-concurrency": 1},
+            "prefetch_count": 0,
+            "broker": {"address": "" if found is None else found.broker},
+            "rusage": {"utime": usage.ru_utime, "stime": usage.ru_stime, "maxrss": usage.ru_maxrss},
+            "total": {},
+        }
+        if found is not None:
+            answer |= {"pid": found.pid, **_for_flower(found)}
+        return answer
+
+    def conf(self, with_defaults: bool = False, **_: Any) -> dict[str, Any]:
+        """The application's configuration, as a worker shows it, and the settings in force; without secrets."""
+        table = self._app.conf.table(with_defaults=with_defaults)
+        shown = jsonify(
+            {key: value for key, value in table.items() if isinstance(key, str) and not key.startswith("__")},
+            unknown_type_filter=saferepr,
+        )
+        if isinstance(shown.get("walex_url"), str):
+            shown["walex_url"] = without_password(shown["walex_url"])
+        try:
+            shown |= _shown_settings(self._walex.settings)
+        except ConfigurationError:
+            logger.debug("there are no settings to show", exc_info=True)
+        return {key: self._scrubbed(value) for key, value in shown.items()}
+
+    def _scrubbed(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self._scrubbed(held) for key, held in value.items()}
+        if isinstance(value, list):
+            return [self._scrubbed(held) for held in value]
+        return self.scrub(value) if isinstance(value, str) else value
+
+
+def _nothing(**_: Any) -> list[Any]:
+    return []
+
+
+def _shown_settings(settings: WalExSettings) -> dict[str, str]:
+    shown = {
+        name: getattr(settings, name)
+        for name in WalExSettings.model_fields
+        if name not in ("url", "password")
+    }
+    return {
+        f"walex_{name}": ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        for name, value in shown.items()
+        if value not in (None, (), {})
+    }
+
+
+def _for_flower(found: ProducerStatus) -> dict[str, Any]:
+    counts = {f"{entry.table or 'message'} {entry.type}": entry.accepted for entry in found.tables}
+    return {
+        "total": counts,
+        "walex_state": found.state,
+        "walex_slot": found.slot,
+        "walex_server": found.server,
+        "walex_lag_bytes": found.lag.bytes,
+        "walex_lag_seconds": round(found.lag.seconds, 1),
+        "walex_acknowledged_lsn": found.acknowledged_lsn,
+        "walex_events": found.events,
+        "walex_tasks": found.tasks,
+        "walex_transactions": found.transactions,
+        "walex_handlers": {
+            handler.name: f"{handler.calls} calls, {handler.events} events, {handler.errors} errors"
+            for handler in found.handlers
+        },
+        "walex_dead_letters": found.dead_letters,
+        "walex_reconnects": found.reconnects,
+    }

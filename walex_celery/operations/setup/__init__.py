@@ -1,0 +1,1 @@
+"""``walex setup``: what the database needs, and the SQL that provides it."""

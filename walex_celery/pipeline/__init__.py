@@ -1,0 +1,1 @@
+"""From a source to the broker: assemble, plan, dispatch, deliver, acknowledge."""

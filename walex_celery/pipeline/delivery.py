@@ -1,0 +1,172 @@
+"""Delivery of tasks to the broker: batches on their way, their confirmations, and a broker that is away."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Final, TypeVar
+
+from walex_celery.broker import Publisher
+from walex_celery.errors import BrokerUnavailable, PublishRefused
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.retry.backoff import Backoff
+from walex_celery.settings.model import WalExSettings
+from walex_celery.telemetry.activity import Activity, Doing
+from walex_celery.telemetry.progress import human_bytes
+from walex_celery.telemetry.statistics import Statistics
+
+# In the producer's name: whoever picks its lines out of a log has these too.
+logger = logging.getLogger("walex_celery.producer")
+
+Delivered = TypeVar("Delivered")
+
+#: What waits for the broker goes out when it is this many tasks or bytes; less goes when nothing more is ready.
+FLUSH_TASKS: Final = 2000
+FLUSH_BYTES: Final = 8 * 1024 * 1024
+#: Batches on their way to the broker at once: while it confirms one, the next are decoded and written.
+IN_FLIGHT: Final = 4
+
+
+class Delivery:
+    """Sends what was added to the publisher, in batches, and tells what the broker has confirmed.
+
+    Args:
+        publisher: what tasks are added to.
+        settings: gives those in force.
+        statistics: ``tasks`` counts what was added; ``publish`` gets the time of each batch.
+        activity: what the producer's thread is doing.
+        stopping: set when the producer is to end: then a broker that is away is not waited for.
+        position: what is stored with a batch (``exactly_once_enqueue``), or ``None``.
+        confirmed: called with each LSN up to which all is confirmed.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        settings: Callable[[], WalExSettings],
+        statistics: Statistics,
+        activity: Activity,
+        stopping: threading.Event,
+        *,
+        position: Callable[[], int | None],
+        confirmed: Callable[[Lsn], None],
+    ) -> None:
+        self._publisher = publisher
+        self._settings = settings
+        self._statistics = statistics
+        self._activity = activity
+        self._stopping = stopping
+        self._position = position
+        self._confirmed = confirmed
+        #: Flushes that are not known to be confirmed: their number, the LSN that was done with them, and when.
+        self._in_flight: deque[tuple[int, Lsn, float]] = deque()
+        self._tasks_flushed = 0
+        self._flush_bytes = min(FLUSH_BYTES, settings().max_waiting_bytes)
+        self._serial_confirmed = 0
+        #: Up to where all is confirmed, for whoever reads a line of the log.
+        self.confirmed_lsn = Lsn(0)
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Flushes that are not known to be confirmed."""
+        return len(self._in_flight)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether enough has been added for a batch of its own."""
+        # Asked for each transaction.
+        return (
+            self._statistics.tasks - self._tasks_flushed >= FLUSH_TASKS
+            or self._publisher.added_bytes >= self._flush_bytes
+        )
+
+    def flush(self, lsn: Lsn) -> None:
+        """Send what was added on its way; wait only when too much is under way already.
+
+        Args:
+            lsn: what is done when this is confirmed.
+
+        Raises:
+            BrokerUnavailable, PublishRefused: as :meth:`deliver`.
+        """
+        serial = self.deliver(self._send)
+        self._in_flight.append((serial, lsn, time.perf_counter()))
+        self._tasks_flushed = self._statistics.tasks
+        most = self._settings().max_waiting_bytes
+        self._flush_bytes = min(FLUSH_BYTES, most)
+        while len(self._in_flight) > IN_FLIGHT or (
+            self._in_flight and self._publisher.unconfirmed_bytes > most
+        ):
+            self._confirm_oldest()
+
+    def settle(self, lsn: Lsn) -> None:
+        """Have everything that was added sent and confirmed; arguments and errors as :meth:`flush`."""
+        self.flush(lsn)
+        while self._in_flight:
+            self._confirm_oldest()
+
+    def forget(self) -> None:
+        """Drop what is not known to be in the broker."""
+        self._publisher.forget()
+        self._in_flight.clear()
+
+    def deliver(self, step: Callable[[], Delivered]) -> Delivered:
+        """Do *step* with the broker, however long it is away; the stream is kept alive meanwhile (promise 6).
+
+        Raises:
+            BrokerUnavailable, PublishRefused: when stopping, or after ``reconnect_timeout``.
+        """
+        with self._activity.during(Doing.BROKER):
+            return self._deliver_however_long(step)
+
+    def _send(self) -> int:
+        return self._publisher.flush(self._position())
+
+    def _confirm_oldest(self) -> None:
+        serial, lsn, began = self._in_flight[0]
+        self.deliver(partial(self._publisher.confirm, serial))
+        self._in_flight.popleft()
+        if serial != self._serial_confirmed:
+            self._serial_confirmed = serial
+            self._statistics.publish.observe(time.perf_counter() - began)
+        self.confirmed_lsn = lsn
+        self._confirmed(lsn)
+
+    def _tell_waiting(self) -> None:
+        count = self._publisher.unconfirmed_count
+        if count:
+            logger.warning(
+                "%d tasks (%s) wait for the broker, which is away or refuses them; processing waits, the slot is held",
+                count,
+                human_bytes(self._publisher.unconfirmed_bytes),
+            )
+        else:
+            logger.warning("the broker is away, or refuses a queue; processing waits for it")
+
+    def _deliver_however_long(self, step: Callable[[], Delivered]) -> Delivered:
+        settings = self._settings()
+        backoff = Backoff(settings.reconnect_timeout)
+        failed = False
+        while True:
+            try:
+                if failed:
+                    self._send()  # connects, and sends again what was not confirmed
+                done = step()
+                if failed:
+                    logger.info("the broker takes tasks again")
+                return done
+            except (BrokerUnavailable, PublishRefused) as error:
+                if self._stopping.is_set():
+                    raise
+                if not failed:
+                    self._tell_waiting()
+                failed = True
+                self._activity.begin(Doing.BROKER_AWAY)
+                level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
+                # Up to this position everything is done; what comes after it waits.
+                fields = {"lsn": str(self.confirmed_lsn), "slot": settings.slot}
+                backoff.wait(error, self._stopping, level=level, fields=fields)

@@ -1,0 +1,212 @@
+"""What happens with a chunk: batch handlers are called, functions become tasks.
+
+Handlers first, in the order registered, one at a time; then, event by event, the tasks: a chunk whose handler halts
+the producer has enqueued nothing. Where a handler's failure is a dead letter, the other handlers and all tasks go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from celery import Celery
+
+from walex_celery import _speedups as native
+from walex_celery.broker import Function, Publisher
+from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.events.event import Event
+from walex_celery.events.task_id import function_digest, task_id, task_id_prefix, timeline_salt
+from walex_celery.handlers.registry import Audience, Handler, resolve_functions
+from walex_celery.pipeline.assembler import Accepted, Chunk
+from walex_celery.pipeline.enqueued import Enqueued
+from walex_celery.pipeline.handler_runner import Caller
+from walex_celery.postgres.timeline import Timelines
+from walex_celery.telemetry.activity import Activity
+from walex_celery.telemetry.statistics import Statistics, TaskTally
+
+if TYPE_CHECKING:
+    from walex_celery.telemetry.tracing import Tracing
+
+
+class _Target(NamedTuple):
+    function: Function
+    digest: int
+    tally: TaskTally
+
+
+class Dispatcher:
+    """Hands chunks to batch handlers and to the publisher, and counts what it does in *statistics*."""
+
+    def __init__(
+        self,
+        app: Celery,
+        publisher: Publisher,
+        instance: str,
+        statistics: Statistics | None = None,
+        activity: Activity | None = None,
+        tracing: Tracing | None = None,
+        caller: Caller | None = None,
+    ) -> None:
+        self.statistics = Statistics() if statistics is None else statistics
+        activity = Activity() if activity is None else activity
+        self._caller = caller or Caller(app, None, self.statistics, activity, threading.Event())
+        self._tracing = tracing
+        self._app = app
+        self._publisher = publisher
+        self._instance = instance
+        self._system_identifier = 0
+        self._targets: dict[Handler, tuple[_Target, ...]] = {}
+        self._calls_handlers = False
+        self._timelines = Timelines()
+        # Of the current timeline, and where that begins: looked at for each chunk.
+        self._salt, self._since = 0, 0
+        #: Whose tasks are in the broker already, where that is known (``exactly_once_enqueue``).
+        self.enqueued: Enqueued | None = None
+
+    def follow(self, timelines: Timelines) -> None:
+        """What is dispatched from now on is of this history."""
+        self._timelines = timelines
+        self._salt, self._since = timeline_salt(timelines.current), timelines.since
+
+    def prepare(self, handlers: Iterable[Handler], system_identifier: int) -> None:
+        """Resolve the handlers' functions; call it again when there are more, or for another cluster.
+
+        Raises:
+            ConfigurationError: for a function that can't be found or sent.
+        """
+        if system_identifier != self._system_identifier:
+            self._targets = {}
+        self._system_identifier = system_identifier
+        for handler in handlers:
+            if handler not in self._targets:
+                functions = [self._publisher.prepare(task) for task in resolve_functions(self._app, handler)]
+                self._targets[handler] = tuple(
+                    _Target(function, self._digest(function), self.statistics.task(function.name))
+                    for function in functions
+                )
+        self._calls_handlers = any(handler.batch is not None for handler in self._targets)
+        names: dict[int, str] = {}
+        for target in (target for targets in self._targets.values() for target in targets):
+            if names.setdefault(target.digest, target.function.name) != target.function.name:
+                raise ConfigurationError(
+                    f"tasks {names[target.digest]!r} and {target.function.name!r} would get the same ids (one chance "
+                    "in a billion): give one of them another name"
+                )
+
+    def _digest(self, function: Function) -> int:
+        return function_digest(self._system_identifier, self._instance, function.name)
+
+    @property
+    def functions(self) -> list[Function]:
+        """The prepared functions, each once."""
+        found = {
+            target.function.name: target.function for targets in self._targets.values() for target in targets
+        }
+        return list(found.values())
+
+    def dispatch(self, chunk: Chunk) -> None:
+        """Call the batch handlers of *chunk*, then add its tasks to the publisher.
+
+        Raises:
+            HandlerError: a handler raised, and its policy is to halt; its error is the cause.
+            Stopped: the producer was asked to stop while a failure was dealt with.
+        """
+        if self._tracing is None:
+            self._dispatch(chunk)
+        else:
+            with self._tracing.transaction(chunk):
+                self._dispatch(chunk)
+
+    def _dispatch(self, chunk: Chunk) -> None:
+        statistics = self.statistics
+        # First: while a handler runs, or the broker is away, its age is the lag.
+        statistics.newest_microseconds = chunk.context.microseconds
+        if self._calls_handlers:
+            self._call_handlers(chunk)
+        enqueued = self.enqueued
+        if enqueued is None:
+            self._add_tasks(chunk)
+        else:
+            self._add_tasks(chunk._replace(accepted=enqueued.new_of(chunk)))
+            enqueued.added(chunk)
+        statistics.events += len(chunk.accepted)
+        statistics.transactions += chunk.context.last
+
+    def _call_handlers(self, chunk: Chunk) -> None:
+        batches: dict[Handler, list[Event]] = {}
+        for event, audience in chunk.accepted:
+            for handler in audience.batches:
+                batches.setdefault(handler, []).append(event)
+        if not batches:
+            return
+        # In the order registered, whichever table's event came first in the transaction.
+        for handler in self._targets:
+            events = batches.get(handler)
+            if events:
+                self._caller.call(handler, events)
+
+    def _add_tasks(self, chunk: Chunk) -> None:
+        accepted, lsn = chunk.accepted, chunk.context.position
+        salt = self._salt if lsn >= self._since else timeline_salt(self._timelines.of(lsn))
+        if not native.COMPILED:
+            self._add_tasks_of(accepted, lsn, salt)
+            return
+        at = 0
+        while True:
+            at, items, size = native.messages.make_tasks(accepted, at, lsn, salt)
+            if items:
+                self._publisher.extend(items, size)
+                self.statistics.tasks += len(items)
+            if at == len(accepted):
+                return
+            self._add_tasks_of(accepted[at : at + 1], lsn, salt)
+            at += 1
+
+    def _add_tasks_of(self, accepted: Iterable[Accepted], lsn: int, salt: int) -> None:
+        prefix = task_id_prefix(lsn)
+        add = self._publisher.add
+        count = 0
+        for event, audience in accepted:
+            audience.tally.accepted += 1
+            targets = audience.targets
+            if targets is None:
+                targets = audience.targets = self._targets_of(audience)
+            if targets:
+                value, head, told = event.for_task()
+                index = event.index
+                for target in targets:
+                    function, digest, tally = target
+                    id = task_id(prefix, index, digest ^ salt)
+                    try:
+                        add(function, id, value, told, head)
+                    except WalExError:
+                        raise
+                    except Exception as error:
+                        again = partial(add, function, id, value, told, head)
+                        if not self._answer(error, audience, target, event, again, id):
+                            count -= 1
+                            continue
+                    tally.count += 1
+                count += len(targets)
+        self.statistics.tasks += count
+
+    def _answer(
+        self,
+        error: Exception,
+        audience: Audience,
+        target: _Target,
+        event: Event,
+        again: Callable[[], object],
+        id: str,
+    ) -> bool:
+        """What becomes of an event that no task can be made of: a router or a signal's receiver raised."""
+        handler = next(handler for handler in audience.handlers if target in self._targets[handler])
+        name = target.function.name
+        return self._caller.answer(error, handler, [event], again, task=name, task_id=id)
+
+    def _targets_of(self, audience: Audience) -> tuple[_Target, ...]:
+        """The functions of an audience, each once: two handlers with the same one are one task."""
+        found = [target for handler in audience.handlers for target in self._targets[handler]]
+        return tuple(dict.fromkeys(found))

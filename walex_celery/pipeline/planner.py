@@ -1,0 +1,140 @@
+"""Relations to plans: what to do with a table's rows, decided when its Relation message arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from walex_celery.events.event import VERSION, Source
+from walex_celery.events.record import Shape
+from walex_celery.events.values import TypeDefinition
+from walex_celery.filters import OWN_SCHEMA, Table
+from walex_celery.handlers.registry import KINDS, Audience, Handler, audience, message_audience
+from walex_celery.pipeline.table_plan import DatedPlan, OldRows, TablePlan
+from walex_celery.postgres.catalog import Altered, Catalog
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.pgoutput import Relation
+from walex_celery.settings.model import WalExSettings
+from walex_celery.telemetry.statistics import Statistics
+
+SOURCE_NAME = "WalEx"
+_ROW_KINDS = KINDS["on_event"]
+
+
+class Planner:
+    """Makes plans by the settings and handlers in force; see :class:`~walex_celery.pipeline.assembler.Assembler`."""
+
+    def __init__(
+        self,
+        settings: WalExSettings,
+        handlers: Iterable[Handler],
+        catalog: Catalog,
+        statistics: Statistics | None = None,
+    ) -> None:
+        self.settings = settings
+        self._handlers = handlers
+        self._catalog = catalog
+        self._statistics = Statistics() if statistics is None else statistics
+
+    def plan(self, relation: Relation) -> TablePlan | DatedPlan | None:
+        """The plan of a relation; ``None`` when no handler wants any of its events.
+
+        A composite type can be altered while tables use it. Neither do values tell, nor comes a Relation message;
+        so a plan that has one is dated, with another beside it that leaves such values Postgres' text.
+
+        Raises:
+            PostgresUnavailable: the catalog can't be asked.
+        """
+        table = Table(relation.namespace, relation.name)
+        # A publication FOR ALL TABLES has our own too: a dead letter about a dead letter would never end.
+        if table.schema == OWN_SCHEMA or not self.settings.subscribes_to(table):
+            return None
+        if not any(handler.wants(table, kind) for handler in self._handlers for kind in _ROW_KINDS):
+            return None
+        read_at = self._catalog.wal_lsn()
+        columns, definitions = self._catalog.columns(relation)
+        make = partial(self._plan_of, relation, columns, self._key(relation), self._old_rows(relation))
+        as_text = {
+            name: TypeDefinition("base", delimiter=definition.delimiter)
+            for name, definition in definitions.items()
+            if definition.kind == "composite"
+        }
+        if not as_text:
+            return make(definitions)
+        composites = self._catalog.composites(relation)
+        altered = self._catalog.altered(composites)
+        return DatedPlan(
+            read_at,
+            altered.may_follow,
+            make(definitions),
+            make({**definitions, **as_text}),
+            self._watch(composites, altered),
+        )
+
+    def _watch(self, composites: list[int], before: Altered) -> Callable[[], Lsn | None]:
+        """A look whether the types are what they were: up to where they were, or ``None`` if not.
+
+        One round trip, where a new plan takes six.
+        """
+        seen = before.wal_lsn
+
+        def unaltered() -> Lsn | None:
+            nonlocal seen
+            now = self._catalog.altered(composites)
+            until, seen = seen, now.wal_lsn
+            return until if now.xids == before.xids else None
+
+        return unaltered
+
+    def _plan_of(
+        self,
+        relation: Relation,
+        columns: dict[str, str],
+        key: tuple[str, ...],
+        old_rows: OldRows,
+        definitions: dict[str, TypeDefinition],
+    ) -> TablePlan:
+        table = Table(relation.namespace, relation.name)
+        shape = Shape(columns, definitions)
+        tally = self._statistics.tally
+        source = Source(
+            SOURCE_NAME,
+            VERSION,
+            self.settings.database,
+            relation.namespace,
+            relation.name,
+            columns,
+            key,
+            definitions,
+        )
+        return TablePlan(
+            source,
+            shape,
+            {
+                kind: audience(self._handlers, table, kind, shape, tally(table.schema, table.name, kind))
+                for kind in _ROW_KINDS
+            },
+            old_rows,
+        )
+
+    def _key(self, relation: Relation) -> tuple[str, ...]:
+        # With FULL, and with NOTHING, the stream marks no column or all of them; the primary key says more.
+        if relation.replica_identity in "fn":
+            return self._catalog.primary_key(relation)
+        return tuple(column.name for column in relation.columns if column.key)
+
+    def _old_rows(self, relation: Relation) -> OldRows:
+        if relation.replica_identity != "f":
+            return OldRows.WHOLE
+        partitions_are_full = self._catalog.partitions_are_full(relation)
+        if partitions_are_full is None:
+            return OldRows.WHOLE
+        return OldRows.LIKELY_WHOLE if partitions_are_full else OldRows.PARTIAL
+
+    def message_plan(self, prefix: str) -> Audience:
+        """Who wants messages with *prefix*."""
+        return message_audience(self._handlers, prefix, self._statistics.tally("", "", "message"))
+
+    def message_source(self) -> Source:
+        """The source of events made of messages: the database, no table."""
+        return Source(SOURCE_NAME, VERSION, self.settings.database, "", "", {})

@@ -1,0 +1,89 @@
+"""What the log says when streaming begins: from where, to whom, and what may go wrong with it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from celery import Celery
+
+from walex_celery import _speedups as native
+from walex_celery.broker import Function, durability
+from walex_celery.errors import WalExError
+from walex_celery.handlers.policies import Halt, OnError
+from walex_celery.handlers.registry import Handler
+from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.slot import Server
+from walex_celery.settings.model import WalExSettings
+
+# In the producer's name: whoever picks its lines out of a log has these too.
+logger = logging.getLogger("walex_celery.producer")
+
+
+def subscribed(settings: WalExSettings) -> str:
+    """The subscriptions, for people."""
+    return ", ".join(map(str, settings.subscriptions)) or "nothing"
+
+
+def tell_start(
+    settings: WalExSettings,
+    server: Server,
+    handlers: Iterable[Handler],
+    *,
+    policy: Callable[[Handler], OnError],
+    broker: str,
+    created: bool,
+    lsn: Lsn,
+) -> None:
+    """Log the server, the slot, who handles what and how it fails, and the broker.
+
+    Args:
+        settings: those in force.
+        server: streamed from.
+        handlers: all that are registered.
+        policy: what happens when a handler fails.
+        broker: its address, without a password.
+        created: whether the slot was made now.
+        lsn: up to where all was done before.
+    """
+    durable = "durable" if settings.durable_slot else "temporary"
+    about = {"slot": settings.slot, "database": settings.database, "lsn": str(lsn)}
+    major = server.version // 10000
+    logger.info("streaming from %s (Postgres %s)", settings.address(), major, extra=about)
+    made = "made now" if created else "found"
+    logger.info("slot %s (%s, %s)", settings.slot, durable, made, extra={"slot": settings.slot})
+    logger.info("publication %s; subscribed to %s", ", ".join(settings.publication), subscribed(settings))
+    for handler in handlers:
+        on_error = policy(handler)
+        told = "" if isinstance(on_error, Halt) else f" (on_error={on_error})"
+        about = {"handler": handler.name, "table": str(handler.table or handler.prefix or "all")}
+        logger.info("%s -> %s%s", handler.registration, handler.name, told, extra=about)
+    logger.info("broker %s", broker)
+    if native.COMPILED:
+        logger.info("the compiled part is used")
+    else:
+        logger.info("all in Python, a third as fast as with the compiled part: %s", native.absence)
+    for handler in handlers:
+        if handler.table is not None and not settings.subscribes_to(handler.table):
+            logger.warning(
+                "%s handles %s, which is not in subscriptions: it will get nothing",
+                handler.name,
+                handler.table,
+                extra={"handler": handler.name, "table": str(handler.table)},
+            )
+    if not settings.durable_slot:
+        logger.warning(
+            "the slot is temporary: changes made while no producer runs are not seen (durable_slot=True)"
+        )
+
+
+def tell_weaknesses(app: Celery, functions: Iterable[Function]) -> None:
+    """Log what the broker may lose though it confirmed it; what can't be looked at is no failure."""
+    try:
+        found = durability.examine(app, functions)
+    except WalExError as error:
+        logger.info("what the broker may lose could not be looked at: %s", error)
+        return
+    for weakness in found:
+        level = logging.WARNING if weakness.severity == "warning" else logging.INFO
+        logger.log(level, "%s%s", weakness.sentence, f" Mend: {weakness.mend}" if weakness.mend else "")

@@ -1,0 +1,84 @@
+"""What is to be done with a table's rows, resolved once when its Relation message arrives."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from walex_celery.events.event import Source
+from walex_celery.events.record import UNCHANGED, Cell, Shape
+from walex_celery.events.row_event import RowSource
+from walex_celery.handlers.registry import Audience
+from walex_celery.postgres import pgoutput
+from walex_celery.postgres.lsn import Lsn
+
+
+class OldRows(enum.Enum):
+    """What the old tuples ('O') of a relation with REPLICA IDENTITY FULL hold.
+
+    With ``publish_via_partition_root`` Postgres calls them by the identity of the root, and makes them by that of
+    the partition, which inherits none: the key of a partition then comes as if it were the whole old row, with
+    nulls in place of what nobody knows. So old rows of partitioned tables are looked at twice.
+    """
+
+    WHOLE = enum.auto()
+    """The old row: the table is not partitioned."""
+    LIKELY_WHOLE = enum.auto()
+    """All partitions are FULL by now; rows of a time when one was not have nothing but a key."""
+    PARTIAL = enum.auto()
+    """What is not null is known."""
+
+
+class TablePlan(RowSource):
+    """What to do with a relation's rows, resolved once when its Relation message arrives.
+
+    ``insert``, ``update``, ``delete`` and ``truncate`` say who wants events of each type.
+    """
+
+    __slots__ = ("_old_rows", "delete", "insert", "is_key", "truncate", "update", "whole_kind", "width")
+
+    def __init__(
+        self,
+        source: Source,
+        shape: Shape,
+        by_type: Mapping[str, Audience],
+        old_rows: OldRows = OldRows.WHOLE,
+    ) -> None:
+        super().__init__(source, shape)
+        # None where nobody wants it: asked for each row.
+        self.insert = by_type.get("insert") or None
+        self.update = by_type.get("update") or None
+        self.delete = by_type.get("delete") or None
+        self.truncate = by_type.get("truncate") or None
+        self.is_key = tuple(name in source.key for name in shape.names)
+        self.width = len(shape.names)
+        self._old_rows = old_rows
+        #: The kind of old tuple that is the whole old row, and need not be looked at.
+        self.whole_kind = pgoutput.OLD_TUPLE if old_rows is OldRows.WHOLE else -1
+
+    def known(self, kind: int, old: list[Cell]) -> tuple[list[Cell], bool]:
+        """An old tuple of another kind, without the nulls that stand for nothing known, and whether it is whole."""
+        if len(old) != self.width:
+            return old, False  # Assembler._row refuses it
+        if kind == pgoutput.KEY_TUPLE:
+            return [cell if key else UNCHANGED for cell, key in zip(old, self.is_key, strict=True)], False
+        if self._old_rows is OldRows.LIKELY_WHOLE and any(
+            cell is not None and not key for cell, key in zip(old, self.is_key, strict=True)
+        ):
+            return old, True
+        return [UNCHANGED if cell is None else cell for cell in old], False
+
+
+class DatedPlan(NamedTuple):
+    """A plan that rests on what may be altered without a word in the stream: asked for anew by each transaction."""
+
+    #: It holds for transactions that committed before this; for later ones the plan is made anew.
+    read_at: Lsn
+    #: Whether the alteration may have come after the transaction of this id.
+    altered_after: Callable[[int], bool]
+    plan: TablePlan
+    #: For transactions that may have been before the alteration.
+    otherwise: TablePlan
+    #: Look again: up to where it holds by now (at least for what has been read), or ``None`` if it was altered.
+    unaltered: Callable[[], Lsn | None]

@@ -1,0 +1,134 @@
+"""Tracing by OpenTelemetry: a span for each transaction, which the tasks that it causes continue.
+
+Import it only where ``opentelemetry-api`` is installed. Names of attributes are those of the semantic conventions for
+databases where there is one, else begin with ``walex.``.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from celery import signals
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context, attach, create_key, detach, get_value, set_value
+from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from walex_celery.filters import Table
+from walex_celery.pipeline.assembler import Chunk
+from walex_celery.settings.model import WalExSettings
+from walex_celery.telemetry.statistics import Statistics
+
+logger = logging.getLogger("walex_celery.tracing")
+
+SPAN_NAME: Final = "walex.transaction"
+
+_TRACE_CONTEXT: Final = TraceContextTextMapPropagator()
+#: In the context of a transaction: what is published there carries it, and nothing else does.
+_DISPATCHING: Final = create_key("walex-dispatching")
+
+
+def is_configured() -> bool:
+    """Whether the process has a tracer provider: without one, spans go nowhere."""
+    return not isinstance(trace.get_tracer_provider(), ProxyTracerProvider | NoOpTracerProvider)
+
+
+class Tracing:
+    """Traces what one producer dispatches.
+
+    Args:
+        settings: whose database and name are told.
+        statistics: whose tasks are counted.
+    """
+
+    def __init__(self, settings: WalExSettings, statistics: Statistics) -> None:
+        self._statistics = statistics
+        self._tracer = trace.get_tracer("walex_celery", tracer_provider=trace.get_tracer_provider())
+        self._attributes: dict[str, Any] = {
+            "db.system.name": "postgresql",
+            "db.namespace": settings.database,
+            "server.address": settings.hostname,
+            "server.port": settings.port,
+            "walex.name": settings.name,
+        }
+        # The span of a transaction whose last chunk has not come, and what was dispatched of it.
+        self._span: Span | None = None
+        self._context = Context()
+        self._tables: set[str] = set()
+        self._events = 0
+        self._tasks = 0
+        # Celery's way for whoever wants a header in each message, which makes the publisher have it run for each.
+        signals.before_task_publish.connect(self._inject, weak=False)
+        logger.info("tracing: a span for each transaction, and its traceparent in each task")
+
+    def close(self) -> None:
+        """End an open span, and leave tasks alone."""
+        signals.before_task_publish.disconnect(self._inject)
+        self._end(interrupted=True)
+
+    @contextmanager
+    def transaction(self, chunk: Chunk) -> Iterator[None]:
+        """The span of *chunk*'s transaction is the current one inside; it ends with the last chunk, or an error."""
+        if not chunk.info.chunk or self._span is None:
+            self._end(interrupted=True)
+            self._begin(chunk)
+        span, tasks = self._span, self._statistics.tasks
+        assert span is not None
+        token = attach(self._context)
+        try:
+            yield
+        except BaseException as error:
+            # Its text, and its cause's, may hold row data.
+            cause = error.__cause__ or error
+            span.set_attribute("error.type", type(cause).__qualname__)
+            span.set_status(Status(StatusCode.ERROR, type(cause).__qualname__))
+            self._end()
+            raise
+        finally:
+            detach(token)
+            self._events += len(chunk.accepted)
+            self._tasks += self._statistics.tasks - tasks
+        if span.is_recording():
+            sources = {id(event.source): event.source for event, _ in chunk.accepted}.values()
+            self._tables.update(str(Table(source.schema, source.table)) for source in sources if source.table)
+        if chunk.info.last:
+            self._end()
+
+    def _begin(self, chunk: Chunk) -> None:
+        attributes = {**self._attributes, "walex.lsn": str(chunk.info.lsn)}
+        if chunk.info.xid is not None:
+            attributes["walex.xid"] = chunk.info.xid
+        # Beginning with an empty context: whatever is current here has nothing to do with this transaction.
+        parent = _parent(chunk.traceparent)
+        self._span = self._tracer.start_span(
+            SPAN_NAME, context=parent, kind=SpanKind.CONSUMER, attributes=attributes
+        )
+        self._context = set_value(_DISPATCHING, True, trace.set_span_in_context(self._span, parent))
+        self._tables, self._events, self._tasks = set(), 0, 0
+
+    def _end(self, *, interrupted: bool = False) -> None:
+        span, self._span = self._span, None
+        if span is None:
+            return
+        span.set_attribute("walex.events", self._events)
+        span.set_attribute("walex.tasks", self._tasks)
+        span.set_attribute("walex.tables", sorted(self._tables))
+        if interrupted:
+            # The connection broke, or the producer stops: it will be read again.
+            span.set_attribute("walex.interrupted", True)
+        span.end()
+
+    def _inject(self, headers: dict[str, Any] | None = None, **_: Any) -> None:
+        """Receiver of before_task_publish: a worker's instrumentation looks for the context in the headers."""
+        if headers is not None and get_value(_DISPATCHING):
+            propagate.inject(headers)
+
+
+def _parent(traceparent: bytes | None) -> Context:
+    """The context that a message of the application named; empty if there is none, or if it is malformed."""
+    if traceparent is None:
+        return Context()
+    return _TRACE_CONTEXT.extract({"traceparent": traceparent.decode("ascii", "replace")}, context=Context())
