@@ -42,12 +42,12 @@ def told(
         if chunk is not None:
             info = chunk.info
             if info.xid is None:  # a message outside of transactions has the time when it was read
-                seen += [(info.lsn, accepted.event.content) for accepted in chunk.accepted]
+                seen += [(info.lsn, routed.event.content) for routed in chunk.routed]
             else:
                 seen.append((info, chunk.traceparent, chunk.context.position, chunk.context.last))
                 seen += [
-                    (event.to_json(), repr(event), event.index, len(audience.handlers))
-                    for event, audience in chunk.accepted
+                    (event.to_json(), repr(event), event.index, len(route.handlers))
+                    for event, route in chunk.routed
                 ]
         seen.append((assembler.end_lsn, assembler.in_transaction, assembler._index, assembler._bytes))
     return seen

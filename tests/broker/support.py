@@ -15,7 +15,7 @@ from typing import Any
 from celery import Celery
 from kombu import Connection
 
-from walex_celery.broker import Function, Publisher
+from walex_celery.broker import Publisher, TaskTarget
 
 VALUE = (
     '{"name":"users","type":"insert","source":{"name":"WalEx","version":"0","db":"shop","schema":"public",'
@@ -47,7 +47,7 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-def send(publisher: Publisher, function: Function, *ids: str, value: bytes = VALUE) -> None:
+def send(publisher: Publisher, function: TaskTarget, *ids: str, value: bytes = VALUE) -> None:
     """Publish one message per id and have it confirmed."""
     for task_id in ids:
         publisher.add(function, task_id, value, ARGSREPR)

@@ -11,7 +11,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
-from walex_celery.broker import Function, Publisher
+from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.broker.amqp import WINDOW
 from walex_celery.errors import BrokerUnavailable, PublishRefused
 from walex_celery.testing.servers import RabbitMQ
@@ -19,7 +19,7 @@ from walex_celery.testing.servers import RabbitMQ
 ROUTES = {"shop.a": {"queue": "a"}, "shop.b": {"queue": "b"}}
 
 
-def add(publisher: Publisher, function: Function, count: int) -> list[str]:
+def add(publisher: Publisher, function: TaskTarget, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     for task_id in ids:
         publisher.add(function, task_id, VALUE, ARGSREPR)

@@ -12,7 +12,7 @@ from kombu import Queue
 
 from tests.broker.support import ARGSREPR, VALUE, Proxy, make_app, new_id, publishing, take_all, task_ids
 from tests.support import wait_until
-from walex_celery.broker import Function, Publisher
+from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import BrokerUnavailable, ConfigurationError, Fenced, PublishRefused
 from walex_celery.testing.servers import Valkey
 
@@ -26,7 +26,7 @@ def own_valkey() -> Iterator[Valkey]:
         yield server
 
 
-def add(publisher: Publisher, function: Function, count: int) -> list[str]:
+def add(publisher: Publisher, function: TaskTarget, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     for task_id in ids:
         publisher.add(function, task_id, VALUE, ARGSREPR)

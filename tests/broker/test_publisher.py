@@ -23,7 +23,7 @@ from tests.broker.support import (
     task_ids,
 )  # fmt: skip
 from tests.support import wait_until
-from walex_celery.broker import Function, Publisher
+from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import BrokerUnavailable, ConfigurationError
 from walex_celery.testing.servers import RabbitMQ, Valkey
 
@@ -49,13 +49,13 @@ def mortal(request: pytest.FixtureRequest) -> Iterator[Any]:
             yield valkey, valkey.url(1)
 
 
-def prepared(publisher: Publisher, *names: str) -> list[Function]:
+def prepared(publisher: Publisher, *names: str) -> list[TaskTarget]:
     functions = [publisher.prepare(name) for name in names or ("shop.send",)]
     publisher.declare()
     return functions
 
 
-def add(publisher: Publisher, function: Function, count: int) -> list[str]:
+def add(publisher: Publisher, function: TaskTarget, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     for task_id in ids:
         publisher.add(function, task_id, VALUE, ARGSREPR)

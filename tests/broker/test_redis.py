@@ -8,7 +8,7 @@ import pytest
 from kombu import Connection, Exchange, Queue
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
-from walex_celery.broker import Function, Publisher
+from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import BrokerUnavailable, PublishRefused
 from walex_celery.testing.servers import Valkey
 
@@ -22,7 +22,7 @@ def own_valkey() -> Iterator[Valkey]:
         yield server
 
 
-def add(publisher: Publisher, function: Function, count: int) -> list[str]:
+def add(publisher: Publisher, function: TaskTarget, count: int) -> list[str]:
     ids = [new_id() for _ in range(count)]
     for task_id in ids:
         publisher.add(function, task_id, VALUE, ARGSREPR)

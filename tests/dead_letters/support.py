@@ -17,7 +17,7 @@ def events(*names: bytes) -> list[Event]:
     listener = Listener(Handler("on_event", None, None, Filters(), (), print, __name__))
     inserts = [m.insert(USERS, str(number).encode(), name) for number, name in enumerate(names, 1)]
     (chunk,) = listener.feed(m.begin(), USERS_RELATION, *inserts, m.commit())
-    return [event for event, _ in chunk.accepted]
+    return [event for event, _ in chunk.routed]
 
 
 def letter(*names: bytes, **different: Any) -> Letter:

@@ -98,7 +98,7 @@ class Reader:
                     chunks.append(chunk)
             stream.acknowledge(self._assembler.end_lsn, now=True)
             for chunk in chunks:
-                yield from (accepted.event for accepted in chunk.accepted)
+                yield from (routed.event for routed in chunk.routed)
 
     def _start(self) -> ReplicationStream:
         connection = connect(self.settings)

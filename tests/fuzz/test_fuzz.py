@@ -23,7 +23,7 @@ from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Source
 from walex_celery.events.record import Shape
 from walex_celery.filters import Filters, Table
-from walex_celery.handlers.registry import KINDS, Handler, audience, message_audience
+from walex_celery.handlers.registry import KINDS, Handler, message_route, route_of
 from walex_celery.pipeline.table_plan import TablePlan
 from walex_celery.postgres.pgoutput import Relation, decode
 from walex_celery.testing.servers import Postgres
@@ -107,16 +107,16 @@ def test_a_damaged_stream_gives_events_or_an_error(recorded: tuple[list[bytes], 
 
     def take(stream: list[bytes]) -> str:
         assembler = Assembler(
-            plan, lambda prefix: message_audience([everything], prefix), source, lambda _: None
+            plan, lambda prefix: message_route([everything], prefix), source, lambda _: None
         )
         told = "nothing"
         try:
             for payload in stream:
                 chunk = assembler.feed(payload)
-                for accepted in chunk.accepted if chunk is not None else ():
-                    told = accepted.event.type
-                    _look_at(accepted.event)
-                    _look_at(Event.from_json(accepted.event.to_json()))
+                for routed in chunk.routed if chunk is not None else ():
+                    told = routed.event.type
+                    _look_at(routed.event)
+                    _look_at(Event.from_json(routed.event.to_json()))
         except DecodeError:
             return "DecodeError"
         return told
@@ -188,7 +188,7 @@ def _planning(types: dict[int, str]) -> Callable[[Relation], TablePlan | None]:
         source = Source("WalEx", "1", "shop", relation.namespace, relation.name, columns, key)
         table = Table(relation.namespace, relation.name)
         return TablePlan(
-            source, shape, {kind: audience([everything], table, kind, shape) for kind in KINDS["on_event"]}
+            source, shape, {kind: route_of([everything], table, kind, shape) for kind in KINDS["on_event"]}
         )
 
     return plan

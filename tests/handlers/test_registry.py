@@ -19,15 +19,15 @@ from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import RowSource
 from walex_celery.filters import Table
 from walex_celery.handlers.registry import (
-    Audience,
     Handler,
     Registry,
+    Route,
     Subscriber,
-    audience,
     compile_filters,
     is_task,
-    message_audience,
+    message_route,
     resolve_functions,
+    route_of,
 )
 
 USERS = Table("public", "users")
@@ -234,7 +234,7 @@ def test_an_audience_is_in_the_order_registered_and_parted_by_filters() -> None:
     first = add("on_event", "all", unwatched_records={"id": 1})
     second = add("on_insert", "users")
     third = add("on_insert", "users", unwatched_records={"id": 2})
-    whole = audience([first, second, third, add("on_delete", "users")], USERS, "insert", SHAPE)
+    whole = route_of([first, second, third, add("on_delete", "users")], USERS, "insert", SHAPE)
 
     def wanting(id: bytes) -> tuple[Handler, ...]:
         part = whole.of([id, None, None, None], None)
@@ -247,18 +247,18 @@ def test_an_audience_is_in_the_order_registered_and_parted_by_filters() -> None:
 
 
 def test_nobody_wants_what_all_filters_drop() -> None:
-    whole = Audience([Subscriber(add("on_event", "all"), lambda new, old: False)])
+    whole = Route([Subscriber(add("on_event", "all"), lambda new, old: False)])
 
     assert whole
     assert whole.of([], None) is None
-    assert not Audience([])
+    assert not Route([])
 
 
 def test_messages_reach_handlers_of_their_prefix_and_of_all() -> None:
     mine, every, rows = add("on_message", "audit"), add("on_message", "*"), add("on_event", "all")
 
-    assert message_audience([mine, every, rows], "audit").handlers == (mine, every)
-    assert message_audience([mine, every, rows], "other").handlers == (every,)
+    assert message_route([mine, every, rows], "audit").handlers == (mine, every)
+    assert message_route([mine, every, rows], "other").handlers == (every,)
 
 
 # Compiled filters say what Filters says.

@@ -16,7 +16,7 @@ from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Source
 from walex_celery.events.record import UNCHANGED, Shape
 from walex_celery.filters import Table
-from walex_celery.handlers.registry import KINDS, Handler, audience, message_audience
+from walex_celery.handlers.registry import KINDS, Handler, message_route, route_of
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.pipeline.assembler import Chunk
 from walex_celery.pipeline.table_plan import TablePlan
@@ -41,7 +41,7 @@ class Listener:
         self.types: list[Type] = []
         self.assembler = assembler_type(
             self.plan,
-            lambda prefix: message_audience(self.handlers, prefix),
+            lambda prefix: message_route(self.handlers, prefix),
             Source("WalEx", "1", "shop", "", "", {}),
             self.types.append,
             restartable=restartable,
@@ -55,7 +55,7 @@ class Listener:
         key = ("id",) if "id" in columns else ()
         shape = Shape(columns, {})
         source = Source("WalEx", "1", "shop", relation.namespace, relation.name, columns, key)
-        by_type = {type: audience(self.handlers, table, type, shape) for type in KINDS["on_event"]}
+        by_type = {type: route_of(self.handlers, table, type, shape) for type in KINDS["on_event"]}
         return TablePlan(source, shape, by_type)
 
     def feed(self, *payloads: bytes) -> list[Chunk]:
@@ -65,7 +65,7 @@ class Listener:
     def events(self, *payloads: bytes) -> list[Event]:
         """The events of one transaction of *payloads*."""
         chunks = self.feed(m.begin(), *payloads, m.commit())
-        return [accepted.event for chunk in chunks for accepted in chunk.accepted]
+        return [routed.event for chunk in chunks for routed in chunk.routed]
 
 
 def on(
@@ -81,7 +81,7 @@ def row(record: object) -> dict[str, object]:
 
 
 def places(chunks: Iterable[Chunk]) -> list[tuple[int, bool, int]]:
-    return [(chunk.info.chunk, chunk.info.last, len(chunk.accepted)) for chunk in chunks]
+    return [(chunk.info.chunk, chunk.info.last, len(chunk.routed)) for chunk in chunks]
 
 
 # Events.
@@ -197,7 +197,7 @@ def test_a_message_outside_of_transactions_comes_at_once() -> None:
 
     (chunk,) = listener.feed(m.message("audit", b"seen", transactional=False, lsn=0x16B3900))
 
-    event = chunk.accepted[0].event
+    event = chunk.routed[0].event
     assert (event.content, event.transactional, event.xid, event.lsn) == (b"seen", False, None, 0x16B3900)
     assert chunk.info.last
     assert listener.assembler.end_lsn == 0x16B3900
@@ -211,7 +211,7 @@ def test_a_message_outside_of_transactions_has_no_event_s_place() -> None:
 
     (insert,) = listener.events(USERS_RELATION, m.insert(USERS, b"1", None))
 
-    message = chunk.accepted[0].event
+    message = chunk.routed[0].event
     assert message.lsn == insert.lsn
     assert message.index != insert.index
 
@@ -262,7 +262,7 @@ def test_an_event_knows_the_handlers_that_want_it_in_the_order_registered() -> N
         m.begin(), USERS_RELATION, m.insert(USERS, b"1", None), m.insert(USERS, b"2", None), m.commit()
     )
 
-    assert [accepted.audience.handlers for accepted in chunk.accepted] == [(first, second), (second,)]
+    assert [routed.route.handlers for routed in chunk.routed] == [(first, second), (second,)]
 
 
 def test_a_transaction_of_nothing_wanted_is_no_chunk_but_moves_the_position() -> None:
@@ -334,7 +334,7 @@ def test_a_large_transaction_comes_in_chunks_of_which_the_last_says_so(
     chunks = listener.feed(m.begin(), USERS_RELATION, *inserts, m.commit())
 
     assert places(chunks) == expected
-    events = [accepted.event for chunk in chunks for accepted in chunk.accepted]
+    events = [routed.event for chunk in chunks for routed in chunk.routed]
     assert [event.index for event in events] == list(range(rows))
     assert [event.transaction.chunk for event in events] == [number // 3 for number in range(rows)]
 
@@ -374,9 +374,9 @@ def test_a_truncate_of_many_tables_comes_whole() -> None:
         m.commit(),
     )
 
-    assert [len(chunk.accepted) for chunk in chunks] == [3, 3]
+    assert [len(chunk.routed) for chunk in chunks] == [3, 3]
     assert [chunk.info.last for chunk in chunks] == [False, True]
-    assert [accepted.event.index for chunk in chunks for accepted in chunk.accepted] == [0, 1, 2, 3, 4, 5]
+    assert [routed.event.index for chunk in chunks for routed in chunk.routed] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_chunk_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,7 +386,7 @@ def test_a_chunk_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
 
     chunks = listener.feed(m.begin(), USERS_RELATION, *inserts, m.commit())
 
-    assert [len(chunk.accepted) for chunk in chunks] == [2, 1, 1, 1]
+    assert [len(chunk.routed) for chunk in chunks] == [2, 1, 1, 1]
     assert [chunk.info.last for chunk in chunks] == [False, False, False, True]
 
 
@@ -412,7 +412,7 @@ def test_a_restarted_transaction_begins_anew() -> None:
 
     assert places(half) == [(0, False, 3)]
     assert places(whole) == [(0, False, 3), (1, True, 2)]
-    assert [accepted.event.index for chunk in whole for accepted in chunk.accepted] == [0, 1, 2, 3, 4]
+    assert [routed.event.index for chunk in whole for routed in chunk.routed] == [0, 1, 2, 3, 4]
 
 
 # What can't be (promise 10).
@@ -509,7 +509,7 @@ def test_a_damaged_stream_gives_events_or_an_error(
 
     with suppress(DecodeError):
         for chunk in listener.feed(*payloads):
-            for event in (accepted.event for accepted in chunk.accepted):
+            for event in (routed.event for routed in chunk.routed):
                 again = Event.from_json(event.to_json())
                 assert (repr(again), again.changes) == (repr(event), event.changes)
 

@@ -41,7 +41,7 @@ else:
     native.feeding.connect(
         RowEvent,
         Context,
-        transaction.Accepted,
+        transaction.RoutedEvent,
         transaction.Chunk,
         pgoutput.EARLIEST,
         pgoutput.LATEST,

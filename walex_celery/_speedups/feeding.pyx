@@ -29,14 +29,14 @@ cdef extern from *:
 
 
 cdef object _UNUSUAL = object()
-cdef object _row_event, _context, _accepted, _chunk
+cdef object _row_event, _context, _routed_event, _chunk
 cdef int64_t _earliest, _latest
 
 
-def connect(row_event, context, accepted, chunk, int64_t earliest, int64_t latest):
+def connect(row_event, context, routed, chunk, int64_t earliest, int64_t latest):
     """Tell the classes and bounds of the Python that this is a part of."""
-    global _row_event, _context, _accepted, _chunk, _earliest, _latest
-    _row_event, _context, _accepted, _chunk = row_event, context, accepted, chunk
+    global _row_event, _context, _routed_event, _chunk, _earliest, _latest
+    _row_event, _context, _routed_event, _chunk = row_event, context, routed, chunk
     _earliest, _latest = earliest, latest
 
 
@@ -91,7 +91,7 @@ cdef class Feeding:
 
     cdef public object _begin, _traceparent
     cdef public dict _plans
-    cdef public list _of_transaction, _accepted
+    cdef public list _of_transaction, _routed
     cdef public ContextFields _context
     cdef public Py_ssize_t _index, _chunk, _bytes, _chunk_events, _chunk_bytes
     cdef public uint64_t end_lsn, _before_lsn
@@ -125,7 +125,7 @@ cdef class Feeding:
         cdef const uint8_t *begin
         cdef int64_t microseconds
         chunk = None
-        if PyList_GET_SIZE(self._accepted):
+        if PyList_GET_SIZE(self._routed):
             begin = <const uint8_t *>PyBytes_AS_STRING(self._begin)
             microseconds = <int64_t>walex_be64(begin + 9)
             if not _earliest <= microseconds <= _latest:
@@ -139,11 +139,11 @@ cdef class Feeding:
             chunk = walex_new_tuple(_chunk, 3)
             Py_INCREF(context)
             PyTuple_SET_ITEM(chunk, 0, context)
-            Py_INCREF(self._accepted)
-            PyTuple_SET_ITEM(chunk, 1, self._accepted)
+            Py_INCREF(self._routed)
+            PyTuple_SET_ITEM(chunk, 1, self._routed)
             Py_INCREF(self._traceparent)
             PyTuple_SET_ITEM(chunk, 2, self._traceparent)
-            self._accepted = []
+            self._routed = []
             self._bytes = 0
             self._context = <ContextFields>ContextFields.__new__(_context)
         self._begin = None
@@ -163,10 +163,10 @@ cdef class Feeding:
         if found is NULL:
             return _UNUSUAL
         plan = <object>found
-        audience = None
+        route = None
         if plan is not None:
-            audience = plan.insert if kind == c"I" else plan.update if kind == c"U" else plan.delete
-        if audience is None:
+            route = plan.insert if kind == c"I" else plan.update if kind == c"U" else plan.delete
+        if route is None:
             self._index += 1
             return None
         if kind != c"I" and data[5] == c"O" and plan.whole_kind == c"O":
@@ -178,12 +178,12 @@ cdef class Feeding:
         if kind == c"D":
             if not old_at or end != size:
                 return _UNUSUAL
-            return self._row(plan, "delete", audience, payload, 0, old_at)
+            return self._row(plan, "delete", route, payload, 0, old_at)
         if new_at > size or data[new_at - 1] != c"N" or walex_walk(data, size, new_at, plan.width, NULL) != size:
             return _UNUSUAL
-        return self._row(plan, "insert" if kind == c"I" else "update", audience, payload, new_at, old_at)
+        return self._row(plan, "insert" if kind == c"I" else "update", route, payload, new_at, old_at)
 
-    cdef object _row(self, plan, str type, audience, bytes payload, Py_ssize_t new_at, Py_ssize_t old_at):
+    cdef object _row(self, plan, str type, route, bytes payload, Py_ssize_t new_at, Py_ssize_t old_at):
         cdef RowFields event
         cdef Py_ssize_t index = self._index, size = PyBytes_GET_SIZE(payload)
         self._index = index + 1
@@ -197,24 +197,24 @@ cdef class Feeding:
         event.old_at = old_at
         # Of an insert as well, as Python has it: nothing of the old row is unknown.
         event._old_is_whole = old_at != 0 or type == "insert"
-        wanting = audience
-        if not audience.takes_all:
+        wanting = route
+        if not route.takes_all:
             event._cut()
-            wanting = audience.of(event.old_cells if event.new_cells is None else event.new_cells, event.old_cells)
+            wanting = route.of(event.old_cells if event.new_cells is None else event.new_cells, event.old_cells)
             if wanting is None:
-                audience.tally.filtered += 1
+                route.tally.filtered += 1
                 return None
         chunk = None
-        if PyList_GET_SIZE(self._accepted) and (
-            PyList_GET_SIZE(self._accepted) >= self._chunk_events or self._bytes + size > self._chunk_bytes
+        if PyList_GET_SIZE(self._routed) and (
+            PyList_GET_SIZE(self._routed) >= self._chunk_events or self._bytes + size > self._chunk_bytes
         ):
             chunk = self._complete(last=False)
             event._context = self._context
         self._bytes += size
-        accepted = walex_new_tuple(_accepted, 2)
+        routed = walex_new_tuple(_routed_event, 2)
         Py_INCREF(event)
-        PyTuple_SET_ITEM(accepted, 0, event)
+        PyTuple_SET_ITEM(routed, 0, event)
         Py_INCREF(wanting)
-        PyTuple_SET_ITEM(accepted, 1, wanting)
-        self._accepted.append(accepted)
+        PyTuple_SET_ITEM(routed, 1, wanting)
+        self._routed.append(routed)
         return chunk

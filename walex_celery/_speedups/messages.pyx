@@ -347,13 +347,13 @@ cdef str _task_id(uint64_t lsn, uint64_t low):
     return PyUnicode_DecodeASCII(text, 36, NULL)
 
 
-def make_tasks(list accepted not None, Py_ssize_t first, uint64_t lsn, uint32_t salt):
+def make_tasks(list routed not None, Py_ssize_t first, uint64_t lsn, uint32_t salt):
     """The messages of the events from *first* on, as far as these are usual.
 
     That is: their functions are known, and are published by templates.
 
     Args:
-        accepted: the events of a chunk and who wants them.
+        routed: the events of a chunk and who wants them.
         first: where to begin.
         lsn: the chunk's position.
         salt: of its timeline.
@@ -366,9 +366,9 @@ def make_tasks(list accepted not None, Py_ssize_t first, uint64_t lsn, uint32_t 
     cdef uint64_t variant = <uint64_t>0b10 << 62, index
     cdef uint32_t digest
     cdef tuple item
-    for at in range(first, len(accepted)):
-        event, audience = accepted[at]
-        targets = audience.targets
+    for at in range(first, len(routed)):
+        event, route = routed[at]
+        targets = route.targets
         if targets is None:
             return at, items, size
         if targets:
@@ -394,5 +394,5 @@ def make_tasks(list accepted not None, Py_ssize_t first, uint64_t lsn, uint32_t 
                 items.append(item)
                 tally.count += 1
                 size += PyBytes_GET_SIZE(item[2]) + PyBytes_GET_SIZE(item[3])
-        audience.tally.accepted += 1
-    return len(accepted), items, size
+        route.tally.accepted += 1
+    return len(routed), items, size

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from walex_celery.broker.publisher import Publisher
-from walex_celery.broker.target import Function
+from walex_celery.broker.target import TaskTarget
 
-__all__ = ["Function", "Publisher"]
+__all__ = ["Publisher", "TaskTarget"]

@@ -14,7 +14,7 @@ from celery import Celery
 from kombu import Queue
 
 from walex_celery.broker.link import Link
-from walex_celery.broker.target import Function
+from walex_celery.broker.target import TaskTarget
 
 #: kombu's own, where ``broker_transport_options`` say nothing.
 DEFAULT_VISIBILITY_TIMEOUT_SECONDS: Final = 3600
@@ -38,7 +38,7 @@ class Weakness:
     mend: str = ""
 
 
-def examine(app: Celery, functions: Iterable[Function], *, timeout_seconds: float = 10.0) -> list[Weakness]:
+def examine(app: Celery, functions: Iterable[TaskTarget], *, timeout_seconds: float = 10.0) -> list[Weakness]:
     """Look at the app's broker and at the queues that *functions* go to.
 
     Args:
@@ -70,7 +70,7 @@ def examine(app: Celery, functions: Iterable[Function], *, timeout_seconds: floa
         link.close()
 
 
-def _queues(functions: Iterable[Function]) -> list[Any]:
+def _queues(functions: Iterable[TaskTarget]) -> list[Any]:
     # Any: the stubs leave out half of a queue's attributes.
     found = {entity.name: entity for f in functions for entity in f.declares if isinstance(entity, Queue)}
     return list(found.values())
@@ -171,7 +171,7 @@ def _of_eviction(link: Link, known: Mapping[str, str], queues: list[Any]) -> Ite
         yield _expiring(name)
 
 
-def _of_visibility(app: Celery, functions: Iterable[Function]) -> Iterator[Weakness]:
+def _of_visibility(app: Celery, functions: Iterable[TaskTarget]) -> Iterator[Weakness]:
     options = app.conf.broker_transport_options or {}
     visibility = options.get("visibility_timeout", DEFAULT_VISIBILITY_TIMEOUT_SECONDS)
     for function in functions:
@@ -190,7 +190,7 @@ def _of_visibility(app: Celery, functions: Iterable[Function]) -> Iterator[Weakn
 # RabbitMQ.
 
 
-def _of_rabbitmq(functions: Iterable[Function]) -> Iterator[Weakness]:
+def _of_rabbitmq(functions: Iterable[TaskTarget]) -> Iterator[Weakness]:
     functions = list(functions)
     for queue in _queues(functions):
         yield from _of_queue(queue)

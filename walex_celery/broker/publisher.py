@@ -11,7 +11,7 @@ from celery import Celery
 
 from walex_celery.broker.link import Link
 from walex_celery.broker.reasons import surroundings
-from walex_celery.broker.target import Function
+from walex_celery.broker.target import TaskTarget
 from walex_celery.broker.wire import Batch, Item, Writer
 from walex_celery.errors import ConfigurationError
 
@@ -33,7 +33,7 @@ class Publisher:
         self._app = app
         self._writer = writer
         self._exactly_once = exactly_once
-        self._functions: dict[str, Function] = {}
+        self._functions: dict[str, TaskTarget] = {}
         self._surroundings = surroundings()
         self._items: list[Item] = []
         self._size_bytes = 0
@@ -99,8 +99,8 @@ class Publisher:
             writer = KombuWriter(Link(app, timeout_seconds, sender=sender))
         return cls(app, writer, exactly_once=exactly_once)
 
-    def prepare(self, task: Any) -> Function:
-        """Resolve and plan a task, given as an object or by name; the same task gives the same Function.
+    def prepare(self, task: Any) -> TaskTarget:
+        """Resolve and plan a task, given as an object or by name; the same task gives the same TaskTarget.
 
         Raises:
             ConfigurationError: it can't be sent: pickle, or not callable with one argument; or, exactly once,
@@ -108,7 +108,7 @@ class Publisher:
         """
         name = task if isinstance(task, str) else str(task.name)
         if name not in self._functions:
-            function = Function(self._app, task, self._writer)
+            function = TaskTarget(self._app, task, self._writer)
             if self._exactly_once and function.way == "apply_async":
                 raise ConfigurationError(
                     f"Task {name!r} can't be enqueued exactly once, because {function.reason}: what it sends by itself "
@@ -133,7 +133,7 @@ class Publisher:
             self._writer.declare(entities)
         self._start_heart()
 
-    def add(self, function: Function, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> None:
+    def add(self, function: TaskTarget, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> None:
         """Collect one task.
 
         Args:

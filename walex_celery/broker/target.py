@@ -25,7 +25,7 @@ _PICKLE = "application/x-python-serialize"
 _PROOF = (sentinels.PROOF_TASK_ID, sentinels.PROOF_VALUE, sentinels.PROOF_ARGSREPR)
 
 
-class Function:
+class TaskTarget:
     """A Celery task that events are sent to.
 
     Attributes:
@@ -59,7 +59,7 @@ class Function:
         return self._signalled is not None
 
     def __repr__(self) -> str:
-        return f"<Function {self.name} by {self.way}: {self.reason}>"
+        return f"<TaskTarget {self.name} by {self.way}: {self.reason}>"
 
     # --- planning -----------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """What the user registered with ``on_*``, and which of it a table's events reach.
 
-A :class:`Registry` holds the handlers in the order they were registered; :func:`audience` picks those of
+A :class:`Registry` holds the handlers in the order they were registered; :func:`route_of` picks those of
 one table and type and compiles their filters to work on the cells of a row.
 """
 
@@ -214,7 +214,7 @@ class Subscriber(NamedTuple):
     accepts: Accepts | None
 
 
-class Audience:
+class Route:
     """The handlers that want the events of one table and type, in the order they were registered.
 
     ``targets`` is the dispatcher's: the functions of these handlers, resolved when first needed. ``tally`` counts
@@ -230,12 +230,12 @@ class Audience:
         self.checks = tuple(subscriber.accepts for subscriber in subscribers)
         self.targets: Any = None
         self.takes_all = all(check is None for check in self.checks)
-        self._parts: dict[tuple[bool, ...], Audience | None] = {(True,) * len(self.checks): self}
+        self._parts: dict[tuple[bool, ...], Route | None] = {(True,) * len(self.checks): self}
 
     def __bool__(self) -> bool:
         return bool(self.handlers)
 
-    def of(self, new: Sequence[Cell] | None, old: Sequence[Cell] | None) -> Audience | None:
+    def of(self, new: Sequence[Cell] | None, old: Sequence[Cell] | None) -> Route | None:
         """Those of them that want this row; ``None`` if nobody does."""
         if self.takes_all:
             return self
@@ -248,15 +248,15 @@ class Audience:
                 for handler, wants in zip(self.handlers, answers, strict=True)
                 if wants
             ]
-            part = self._parts[answers] = Audience(wanting, self.tally) if wanting else None
+            part = self._parts[answers] = Route(wanting, self.tally) if wanting else None
             return part
 
 
-def audience(
+def route_of(
     registry: Iterable[Handler], table: Table, type: str, shape: Shape, tally: Tally | None = None
-) -> Audience:
+) -> Route:
     """The handlers that events of *type* on *table* reach."""
-    return Audience(
+    return Route(
         [
             Subscriber(handler, compile_filters(handler.filters, type, shape))
             for handler in registry
@@ -266,9 +266,9 @@ def audience(
     )
 
 
-def message_audience(registry: Iterable[Handler], prefix: str, tally: Tally | None = None) -> Audience:
+def message_route(registry: Iterable[Handler], prefix: str, tally: Tally | None = None) -> Route:
     """The handlers that messages with *prefix* reach."""
-    return Audience(
+    return Route(
         [
             Subscriber(handler, None)
             for handler in registry

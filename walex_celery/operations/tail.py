@@ -58,7 +58,7 @@ def tail(
             for message in messages:
                 chunk = assembler.feed(message.payload)
                 if chunk is not None:
-                    yield from (accepted.event for accepted in chunk.accepted)
+                    yield from (routed.event for routed in chunk.routed)
             stream.acknowledge(assembler.end_lsn, now=False)
             if not messages and not assembler.in_transaction:
                 stream.acknowledge(stream.wal_end, now=True)

@@ -16,7 +16,7 @@ from walex_celery.errors import DecodeError
 from walex_celery.events.event import Event, EventType, Source, TransactionInfo
 from walex_celery.events.record import UNCHANGED, Cell
 from walex_celery.events.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
-from walex_celery.handlers.registry import Audience
+from walex_celery.handlers.registry import Route
 from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
@@ -34,11 +34,11 @@ _TRACEPARENT: Final = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-
 STANDALONE_INDEX: Final = 2**32 - 1
 
 
-class Accepted(NamedTuple):
+class RoutedEvent(NamedTuple):
     """An event and the handlers that want it."""
 
     event: Event
-    audience: Audience
+    route: Route
 
 
 _new_tuple = tuple.__new__
@@ -52,7 +52,7 @@ class Chunk(NamedTuple):
     """
 
     context: Context
-    accepted: list[Accepted]
+    routed: list[RoutedEvent]
     traceparent: bytes | None = None
 
     @property
@@ -77,7 +77,7 @@ class Assembler:
     def __init__(
         self,
         plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
-        message_plan: Callable[[str], Audience],
+        message_plan: Callable[[str], Route],
         message_source: Source,
         announce: Callable[[pgoutput.Type], None],
         *,
@@ -105,7 +105,7 @@ class Assembler:
         self._chunk_events = CHUNK_EVENTS
         self._chunk_bytes = CHUNK_BYTES
         self._context = self._new_context()
-        self._accepted: list[Accepted] = []
+        self._routed: list[RoutedEvent] = []
         # By first byte, so that a message costs one lookup and one call.
         self._readers: dict[int, Callable[[bytes], Chunk | None]] = {
             pgoutput.INSERT: self._insert,
@@ -154,7 +154,7 @@ class Assembler:
         if self._begin is not None:
             if not self._restartable:
                 raise DecodeError("Begin inside a transaction")
-            self._accepted, self._bytes, self._chunk, self._context = [], 0, 0, self._new_context()
+            self._routed, self._bytes, self._chunk, self._context = [], 0, 0, self._new_context()
         if len(payload) != 21:
             pgoutput.check_end(payload, 21, "Begin")
         if self._of_transaction:
@@ -172,7 +172,7 @@ class Assembler:
             raise DecodeError("Commit outside a transaction")
         if len(payload) != 26:
             pgoutput.check_end(payload, 26, "Commit")
-        chunk = self._complete(last=True) if self._accepted else None
+        chunk = self._complete(last=True) if self._routed else None
         self._begin = None
         self._chunk = 0
         self._before_lsn = self.end_lsn
@@ -186,10 +186,10 @@ class Assembler:
         pgoutput.check_timestamp(microseconds)
         context = self._context
         context.complete(final_lsn, microseconds, xid, self._chunk, last)
-        chunk = _new_tuple(Chunk, (context, self._accepted, self._traceparent))
+        chunk = _new_tuple(Chunk, (context, self._routed, self._traceparent))
         if not last:
             self._before_lsn = self.end_lsn
-        self._accepted = []
+        self._routed = []
         self._bytes = 0
         self._context = self._new_context()
         self._chunk += 1
@@ -238,14 +238,14 @@ class Assembler:
 
     def _insert(self, payload: bytes) -> Chunk | None:
         plan = self._next_plan(payload)
-        if plan is None or (audience := plan.insert) is None:
+        if plan is None or (route := plan.insert) is None:
             return None
         new = pgoutput.read_insert(payload)
-        return self._row(plan, "insert", audience, new, None, True, len(payload))
+        return self._row(plan, "insert", route, new, None, True, len(payload))
 
     def _update(self, payload: bytes) -> Chunk | None:
         plan = self._next_plan(payload)
-        if plan is None or (audience := plan.update) is None:
+        if plan is None or (route := plan.update) is None:
             return None
         kind, old, new = pgoutput.read_update(payload)
         whole = kind == plan.whole_kind
@@ -259,23 +259,23 @@ class Assembler:
                 # those of the key without (Postgres sends a TOASTed key with each update).
                 pairs = zip(old, new, strict=True)
                 new = [before if after is UNCHANGED else after for before, after in pairs]
-        return self._row(plan, "update", audience, new, old, whole, len(payload))
+        return self._row(plan, "update", route, new, old, whole, len(payload))
 
     def _delete(self, payload: bytes) -> Chunk | None:
         plan = self._next_plan(payload)
-        if plan is None or (audience := plan.delete) is None:
+        if plan is None or (route := plan.delete) is None:
             return None
         kind, old = pgoutput.read_delete(payload)
         whole = kind == plan.whole_kind
         if not whole:
             old, whole = plan.known(kind, old)
-        return self._row(plan, "delete", audience, None, old, whole, len(payload))
+        return self._row(plan, "delete", route, None, old, whole, len(payload))
 
     def _row(
         self,
         plan: TablePlan,
         type: EventType,
-        audience: Audience,
+        route: Route,
         new: list[Cell] | None,
         old: list[Cell] | None,
         old_is_whole: bool,
@@ -287,17 +287,17 @@ class Assembler:
                 f"a row of {plan.source.schema}.{plan.source.table} does not have the {width} columns "
                 "that its Relation message announced"
             )
-        wanting: Audience | None = audience
-        if not audience.takes_all:
-            wanting = audience.of(new if new is not None else old, old if old_is_whole else None)
+        wanting: Route | None = route
+        if not route.takes_all:
+            wanting = route.of(new if new is not None else old, old if old_is_whole else None)
             if wanting is None:
-                audience.tally.filtered += 1
+                route.tally.filtered += 1
                 return None
-        chunk = self._make_room(size) if self._accepted else None
+        chunk = self._make_room(size) if self._routed else None
         self._bytes += size
         event = PlainRowEvent(plan, type, self._context, self._index - 1, new, old, old_is_whole)
         # tuple.__new__, because a NamedTuple's own costs 0.3 us more.
-        self._accepted.append(_new_tuple(Accepted, (event, wanting)))
+        self._routed.append(_new_tuple(RoutedEvent, (event, wanting)))
         return chunk
 
     def _make_room(self, size: int) -> Chunk | None:
@@ -305,8 +305,8 @@ class Assembler:
 
         Before the event is added, not after: so a chunk is never the last without saying so.
         """
-        if len(self._accepted) >= self._chunk_events or (
-            self._accepted and self._bytes + size > self._chunk_bytes
+        if len(self._routed) >= self._chunk_events or (
+            self._routed and self._bytes + size > self._chunk_bytes
         ):
             return self._complete(last=False)
         return None
@@ -345,7 +345,7 @@ class Assembler:
                     cascade=truncate.cascade,
                     restart_identity=truncate.restart_identity,
                 )
-                self._accepted.append(Accepted(event, plan.truncate))
+                self._routed.append(RoutedEvent(event, plan.truncate))
         return chunk
 
     def _message(self, payload: bytes) -> Chunk | None:
@@ -361,7 +361,7 @@ class Assembler:
                 return None
             chunk = self._make_room(len(payload))
             self._bytes += len(payload)
-            self._accepted.append(Accepted(self._message_event(message, self._context, index), wanted))
+            self._routed.append(RoutedEvent(self._message_event(message, self._context, index), wanted))
             return chunk
         if self._begin is not None:
             raise DecodeError("a non-transactional message inside a transaction")
@@ -373,7 +373,7 @@ class Assembler:
         now = (datetime.now(UTC) - pgoutput.POSTGRES_EPOCH) // timedelta(microseconds=1)
         context = self._new_context()
         context.complete(message.lsn, now, None)
-        return Chunk(context, [Accepted(self._message_event(message, context, STANDALONE_INDEX), wanted)])
+        return Chunk(context, [RoutedEvent(self._message_event(message, context, STANDALONE_INDEX), wanted)])
 
     def _message_event(self, message: pgoutput.LogicalMessage, context: Context, index: int) -> PlainEvent:
         return PlainEvent(

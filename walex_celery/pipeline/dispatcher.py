@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from celery import Celery
 
 from walex_celery import _speedups as native
-from walex_celery.broker import Function, Publisher
+from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import function_digest, task_id, task_id_prefix, timeline_salt
-from walex_celery.handlers.registry import Audience, Handler, resolve_functions
-from walex_celery.pipeline.assembler import Accepted, Chunk
+from walex_celery.handlers.registry import Handler, Route, resolve_functions
+from walex_celery.pipeline.assembler import Chunk, RoutedEvent
 from walex_celery.pipeline.enqueued import Enqueued
-from walex_celery.pipeline.handler_runner import Caller
+from walex_celery.pipeline.handler_runner import HandlerRunner
 from walex_celery.postgres.timeline import Timelines
 from walex_celery.telemetry.activity import Activity
 from walex_celery.telemetry.statistics import Statistics, TaskTally
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class _Target(NamedTuple):
-    function: Function
+    function: TaskTarget
     digest: int
     tally: TaskTally
 
@@ -47,11 +47,11 @@ class Dispatcher:
         statistics: Statistics | None = None,
         activity: Activity | None = None,
         tracing: Tracing | None = None,
-        caller: Caller | None = None,
+        runner: HandlerRunner | None = None,
     ) -> None:
         self.statistics = Statistics() if statistics is None else statistics
         activity = Activity() if activity is None else activity
-        self._caller = caller or Caller(app, None, self.statistics, activity, threading.Event())
+        self._runner = runner or HandlerRunner(app, None, self.statistics, activity, threading.Event())
         self._tracing = tracing
         self._app = app
         self._publisher = publisher
@@ -95,11 +95,11 @@ class Dispatcher:
                     "in a billion): give one of them another name"
                 )
 
-    def _digest(self, function: Function) -> int:
+    def _digest(self, function: TaskTarget) -> int:
         return function_digest(self._system_identifier, self._instance, function.name)
 
     @property
-    def functions(self) -> list[Function]:
+    def functions(self) -> list[TaskTarget]:
         """The prepared functions, each once."""
         found = {
             target.function.name: target.function for targets in self._targets.values() for target in targets
@@ -129,15 +129,15 @@ class Dispatcher:
         if enqueued is None:
             self._add_tasks(chunk)
         else:
-            self._add_tasks(chunk._replace(accepted=enqueued.new_of(chunk)))
+            self._add_tasks(chunk._replace(routed=enqueued.new_of(chunk)))
             enqueued.added(chunk)
-        statistics.events += len(chunk.accepted)
+        statistics.events += len(chunk.routed)
         statistics.transactions += chunk.context.last
 
     def _call_handlers(self, chunk: Chunk) -> None:
         batches: dict[Handler, list[Event]] = {}
-        for event, audience in chunk.accepted:
-            for handler in audience.batches:
+        for event, route in chunk.routed:
+            for handler in route.batches:
                 batches.setdefault(handler, []).append(event)
         if not batches:
             return
@@ -145,34 +145,34 @@ class Dispatcher:
         for handler in self._targets:
             events = batches.get(handler)
             if events:
-                self._caller.call(handler, events)
+                self._runner.call(handler, events)
 
     def _add_tasks(self, chunk: Chunk) -> None:
-        accepted, lsn = chunk.accepted, chunk.context.position
+        routed, lsn = chunk.routed, chunk.context.position
         salt = self._salt if lsn >= self._since else timeline_salt(self._timelines.of(lsn))
         if not native.COMPILED:
-            self._add_tasks_of(accepted, lsn, salt)
+            self._add_tasks_of(routed, lsn, salt)
             return
         at = 0
         while True:
-            at, items, size = native.messages.make_tasks(accepted, at, lsn, salt)
+            at, items, size = native.messages.make_tasks(routed, at, lsn, salt)
             if items:
                 self._publisher.extend(items, size)
                 self.statistics.tasks += len(items)
-            if at == len(accepted):
+            if at == len(routed):
                 return
-            self._add_tasks_of(accepted[at : at + 1], lsn, salt)
+            self._add_tasks_of(routed[at : at + 1], lsn, salt)
             at += 1
 
-    def _add_tasks_of(self, accepted: Iterable[Accepted], lsn: int, salt: int) -> None:
+    def _add_tasks_of(self, routed: Iterable[RoutedEvent], lsn: int, salt: int) -> None:
         prefix = task_id_prefix(lsn)
         add = self._publisher.add
         count = 0
-        for event, audience in accepted:
-            audience.tally.accepted += 1
-            targets = audience.targets
+        for event, route in routed:
+            route.tally.accepted += 1
+            targets = route.targets
             if targets is None:
-                targets = audience.targets = self._targets_of(audience)
+                targets = route.targets = self._targets_of(route)
             if targets:
                 value, head, told = event.for_task()
                 index = event.index
@@ -185,7 +185,7 @@ class Dispatcher:
                         raise
                     except Exception as error:
                         again = partial(add, function, id, value, told, head)
-                        if not self._answer(error, audience, target, event, again, id):
+                        if not self._answer(error, route, target, event, again, id):
                             count -= 1
                             continue
                     tally.count += 1
@@ -195,18 +195,18 @@ class Dispatcher:
     def _answer(
         self,
         error: Exception,
-        audience: Audience,
+        route: Route,
         target: _Target,
         event: Event,
         again: Callable[[], object],
         id: str,
     ) -> bool:
         """What becomes of an event that no task can be made of: a router or a signal's receiver raised."""
-        handler = next(handler for handler in audience.handlers if target in self._targets[handler])
+        handler = next(handler for handler in route.handlers if target in self._targets[handler])
         name = target.function.name
-        return self._caller.answer(error, handler, [event], again, task=name, task_id=id)
+        return self._runner.apply_policy(error, handler, [event], again, task=name, task_id=id)
 
-    def _targets_of(self, audience: Audience) -> tuple[_Target, ...]:
-        """The functions of an audience, each once: two handlers with the same one are one task."""
-        found = [target for handler in audience.handlers for target in self._targets[handler]]
+    def _targets_of(self, route: Route) -> tuple[_Target, ...]:
+        """The functions of a route, each once: two handlers with the same one are one task."""
+        found = [target for handler in route.handlers for target in self._targets[handler]]
         return tuple(dict.fromkeys(found))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from walex_celery.events.event import Event
-from walex_celery.pipeline.assembler import Accepted, Chunk
+from walex_celery.pipeline.assembler import Chunk, RoutedEvent
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.timeline import Timelines
 
@@ -64,18 +64,18 @@ class Enqueued:
         """What is to be stored with the tasks that were added so far."""
         return EnqueuedPosition(self._timelines.of(self._lsn), Lsn(self._lsn), self._order)
 
-    def new_of(self, chunk: Chunk) -> list[Accepted]:
+    def new_of(self, chunk: Chunk) -> list[RoutedEvent]:
         """The events of *chunk* whose tasks are not in the broker."""
         lsn = chunk.context.position
         if lsn > self._lsn:
-            return chunk.accepted
+            return chunk.routed
         if lsn < self._lsn:
             return []
-        return [accepted for accepted in chunk.accepted if _order(accepted.event) > self._order]
+        return [routed for routed in chunk.routed if _order(routed.event) > self._order]
 
     def added(self, chunk: Chunk) -> None:
         """The tasks of *chunk* are among those that go to the broker next."""
-        last = chunk.context.position, _order(chunk.accepted[-1].event)
+        last = chunk.context.position, _order(chunk.routed[-1].event)
         self._lsn, self._order = max((self._lsn, self._order), last)
 
 

@@ -44,7 +44,7 @@ class Failure(NamedTuple):
     where: str
 
 
-class Caller:
+class HandlerRunner:
     """Calls batch handlers, and deals with what they, or the making of tasks, raise.
 
     Args:
@@ -111,7 +111,7 @@ class Caller:
         try:
             self._call_once(handler, name, events)
         except Exception as error:
-            self.answer(error, handler, events, partial(self._call_once, handler, name, events))
+            self.apply_policy(error, handler, events, partial(self._call_once, handler, name, events))
         finally:
             self._activity.begin(*before)
 
@@ -130,7 +130,7 @@ class Caller:
             in_hand.reset(token)
         tally.returned(len(events), time.perf_counter() - began)
 
-    def answer(
+    def apply_policy(
         self,
         error: Exception,
         handler: Handler,

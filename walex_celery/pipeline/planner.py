@@ -9,7 +9,7 @@ from walex_celery.events.event import VERSION, Source
 from walex_celery.events.record import Shape
 from walex_celery.events.values import TypeDefinition
 from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.registry import KINDS, Audience, Handler, audience, message_audience
+from walex_celery.handlers.registry import KINDS, Handler, Route, message_route, route_of
 from walex_celery.pipeline.table_plan import DatedPlan, OldRows, TablePlan
 from walex_celery.postgres.catalog import Altered, Catalog
 from walex_celery.postgres.lsn import Lsn
@@ -111,7 +111,7 @@ class Planner:
             source,
             shape,
             {
-                kind: audience(self._handlers, table, kind, shape, tally(table.schema, table.name, kind))
+                kind: route_of(self._handlers, table, kind, shape, tally(table.schema, table.name, kind))
                 for kind in _ROW_KINDS
             },
             old_rows,
@@ -131,9 +131,9 @@ class Planner:
             return OldRows.WHOLE
         return OldRows.LIKELY_WHOLE if partitions_are_full else OldRows.PARTIAL
 
-    def message_plan(self, prefix: str) -> Audience:
+    def message_plan(self, prefix: str) -> Route:
         """Who wants messages with *prefix*."""
-        return message_audience(self._handlers, prefix, self._statistics.tally("", "", "message"))
+        return message_route(self._handlers, prefix, self._statistics.tally("", "", "message"))
 
     def message_source(self) -> Source:
         """The source of events made of messages: the database, no table."""

@@ -25,11 +25,11 @@ from walex_celery.errors import (
     HandlerError,
     WalExError,
 )
-from walex_celery.handlers.registry import Audience
+from walex_celery.handlers.registry import Route
 from walex_celery.pipeline.assembler import Chunk
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.dispatcher import Dispatcher
-from walex_celery.pipeline.handler_runner import Caller, Stopped
+from walex_celery.pipeline.handler_runner import HandlerRunner, Stopped
 from walex_celery.pipeline.planner import Planner
 from walex_celery.pipeline.start_log import subscribed, tell_start, tell_weaknesses
 from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
@@ -137,7 +137,7 @@ class Producer:
             sender=self.node,
         )
         self._tracing = open_tracing(settings, self.statistics)
-        self._caller = Caller(walex.app, settings, self.statistics, self.activity, self._stopping)
+        self._runner = HandlerRunner(walex.app, settings, self.statistics, self.activity, self._stopping)
         self._dispatcher = Dispatcher(
             walex.app,
             self._publisher,
@@ -145,7 +145,7 @@ class Producer:
             self.statistics,
             self.activity,
             self._tracing,
-            self._caller,
+            self._runner,
         )
         self._delivery = Delivery(
             self._publisher,
@@ -187,7 +187,7 @@ class Producer:
             if registered:
                 unregister(settings.name)
             self._meter.close()
-            self._caller.close()
+            self._runner.close()
             if self._tracing is not None:
                 self._tracing.close()
             self._inbox.close()
@@ -309,7 +309,7 @@ class Producer:
     def _plan(self, relation: Relation) -> TablePlan | DatedPlan | None:
         return self._planner.plan(relation)
 
-    def _message_plan(self, prefix: str) -> Audience:
+    def _message_plan(self, prefix: str) -> Route:
         return self._planner.message_plan(prefix)
 
     def _announce(self, type: Type) -> None:
@@ -470,7 +470,7 @@ class Producer:
         self._cluster = cluster
         self._dispatcher.prepare(self._walex.handlers, cluster.system_identifier)
         self._dispatcher.follow(cluster.timelines)
-        self._caller.prepare(self._settings, self._walex.handlers, cluster)
+        self._runner.prepare(self._settings, self._walex.handlers, cluster)
 
     def _consume(self, stream: _Stream) -> None:
         try:
@@ -674,7 +674,7 @@ class Producer:
         self._walex.import_modules()
         assert self._cluster is not None
         self._dispatcher.prepare(self._walex.handlers, self._cluster.system_identifier)
-        self._caller.prepare(self._settings, self._walex.handlers, self._cluster)
+        self._runner.prepare(self._settings, self._walex.handlers, self._cluster)
         self._delivery.deliver(self._publisher.declare)
         self._planner.settings = self._settings
         self._assembler.replan()
@@ -687,7 +687,7 @@ class Producer:
             self._settings,
             server,
             self._walex.handlers,
-            policy=self._caller.policy,
+            policy=self._runner.policy,
             broker=self._publisher.describe(),
             created=created,
             lsn=self.confirmed_lsn,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from celery import Celery
 
 from walex_celery import _speedups as native
-from walex_celery.broker import Function, durability
+from walex_celery.broker import TaskTarget, durability
 from walex_celery.errors import WalExError
 from walex_celery.handlers.policies import Halt, OnError
 from walex_celery.handlers.registry import Handler
@@ -77,7 +77,7 @@ def tell_start(
         )
 
 
-def tell_weaknesses(app: Celery, functions: Iterable[Function]) -> None:
+def tell_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
     """Log what the broker may lose though it confirmed it; what can't be looked at is no failure."""
     try:
         found = durability.examine(app, functions)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from walex_celery.events.event import Source
 from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import RowSource
-from walex_celery.handlers.registry import Audience
+from walex_celery.handlers.registry import Route
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 
@@ -42,7 +42,7 @@ class TablePlan(RowSource):
         self,
         source: Source,
         shape: Shape,
-        by_type: Mapping[str, Audience],
+        by_type: Mapping[str, Route],
         old_rows: OldRows = OldRows.WHOLE,
     ) -> None:
         super().__init__(source, shape)

@@ -31,7 +31,7 @@ from walex_celery.postgres.failover import enable_failover
 from walex_celery.postgres.flow import GATHER_SECONDS, Flow
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.slot import Server, create_slot
-from walex_celery.postgres.stream_guard import Watch
+from walex_celery.postgres.stream_guard import StreamGuard
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.settings.model import WalExSettings
 
@@ -146,7 +146,7 @@ class ReplicationStream:
         #: Bytes of messages read.
         self.bytes_read = 0
         self._keeper: threading.Thread | None = None
-        self._watch: Watch | None = None
+        self._guard: StreamGuard | None = None
 
     def identify(self) -> Cluster:
         """Which cluster this is, and its timelines."""
@@ -188,8 +188,8 @@ class ReplicationStream:
             target=self._keep_alive, args=(interval,), name="walex-feedback", daemon=True
         )
         self._keeper.start()
-        self._watch = Watch(self._settings, self._give_up)
-        self._watch.start()
+        self._guard = StreamGuard(self._settings, self._give_up)
+        self._guard.start()
 
     def _give_up(self, error: WalExError) -> None:
         """End the connection, whatever the reading thread is busy with; that learns of *error* when it reads on."""
@@ -339,8 +339,8 @@ class ReplicationStream:
     def close(self) -> None:
         """End the stream; a temporary slot goes with it."""
         self._closing.set()
-        if self._watch is not None:
-            self._watch.stop()
+        if self._guard is not None:
+            self._guard.stop()
         with self._lock:
             self._connection.close()
         if self._keeper is not None:

@@ -32,7 +32,7 @@ LOOK_SECONDS: Final = 10.0
 AGAIN_SECONDS: Final = 1.0
 
 
-class Watch(threading.Thread):
+class StreamGuard(threading.Thread):
     """Looks after a stream until :meth:`stop`.
 
     Args:

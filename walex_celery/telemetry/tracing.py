@@ -89,10 +89,10 @@ class Tracing:
             raise
         finally:
             detach(token)
-            self._events += len(chunk.accepted)
+            self._events += len(chunk.routed)
             self._tasks += self._statistics.tasks - tasks
         if span.is_recording():
-            sources = {id(event.source): event.source for event, _ in chunk.accepted}.values()
+            sources = {id(event.source): event.source for event, _ in chunk.routed}.values()
             self._tables.update(str(Table(source.schema, source.table)) for source in sources if source.table)
         if chunk.info.last:
             self._end()

@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
 from walex_celery.broker.link import Link
-from walex_celery.broker.target import Function
+from walex_celery.broker.target import TaskTarget
 from walex_celery.errors import ConfigurationError
 from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.operations.doctor.services import Service, service_of
@@ -143,21 +143,21 @@ class Context:
     # The broker.
 
     @cached_property
-    def functions(self) -> list[Function]:
+    def functions(self) -> list[TaskTarget]:
         """The tasks that events are sent to, each with the queues it goes to. Asks no broker.
 
         Raises:
             ConfigurationError: one can't be sent.
         """
         publisher = Publisher.open(self.app, timeout_seconds=PATIENCE_SECONDS)
-        found: dict[str, Function] = {}
+        found: dict[str, TaskTarget] = {}
         for handler in self.handlers:
             for task in resolve_functions(self.app, handler):
                 function = publisher.prepare(task)
                 found[function.name] = function
         return list(found.values())
 
-    def queues_of(self, function: Function) -> list[str]:
+    def queues_of(self, function: TaskTarget) -> list[str]:
         """The names of the queues that a function's tasks go to, as far as they are known before the first event."""
         return list(dict.fromkeys(item.name for item in function.declares if isinstance(item, Queue)))
 

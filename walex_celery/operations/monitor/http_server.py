@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from walex_celery.errors import ConfigurationError
 from walex_celery.operations.monitor.health import Verdict, liveness, readiness
-from walex_celery.operations.monitor.observer import Watch
+from walex_celery.operations.monitor.observer import Observer
 from walex_celery.pipeline.producer import Producer
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def monitoring(producers: Sequence[Producer], *, host: str, port: int) -> Iterat
     Raises:
         ConfigurationError: the address is in use, or not this machine's.
     """
-    watched = [(producer, Watch(producer)) for producer in producers]
+    watched = [(producer, Observer(producer)) for producer in producers]
     exposition = _exposition(watched)
     try:
         server = _Server((host, port), watched, exposition)
@@ -59,8 +59,8 @@ def monitoring(producers: Sequence[Producer], *, host: str, port: int) -> Iterat
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="walex-monitoring", daemon=True)
     try:
-        for _, watch in watched:
-            watch.start()
+        for _, observer in watched:
+            observer.start()
         thread.start()
         address = str(server.server_address[0]), int(server.server_address[1])
         paths = "/metrics, /healthz and /readyz" if exposition is not None else "/healthz and /readyz"
@@ -73,11 +73,11 @@ def monitoring(producers: Sequence[Producer], *, host: str, port: int) -> Iterat
             server.shutdown()
             thread.join()
         server.server_close()
-        for _, watch in watched:
-            watch.stop()
+        for _, observer in watched:
+            observer.stop()
 
 
-def _exposition(watched: Sequence[tuple[Producer, Watch]]) -> Exposition | None:
+def _exposition(watched: Sequence[tuple[Producer, Observer]]) -> Exposition | None:
     try:
         from walex_celery.operations.monitor.metrics import Exposition
     except ImportError as error:
@@ -95,7 +95,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        watched: Sequence[tuple[Producer, Watch]],
+        watched: Sequence[tuple[Producer, Observer]],
         exposition: Exposition | None,
     ) -> None:
         self.watched = watched
@@ -143,8 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif path == "/readyz":
             self._verdict(
                 [
-                    readiness(producer, broker_reachable=watch.broker_up)
-                    for producer, watch in self.server.watched
+                    readiness(producer, broker_reachable=observer.broker_up)
+                    for producer, observer in self.server.watched
                 ]
             )
         else:

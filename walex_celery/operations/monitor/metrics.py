@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 
 from walex_celery import _speedups as native
 from walex_celery.filters import Table
-from walex_celery.operations.monitor.observer import Watch
+from walex_celery.operations.monitor.observer import Observer
 from walex_celery.pipeline.producer import Producer
 from walex_celery.telemetry.activity import Doing
 from walex_celery.telemetry.statistics import BOUNDS, Durations, HandlerTally
@@ -38,7 +38,7 @@ class Exposition:
         watched: the producers, each with what watches it.
     """
 
-    def __init__(self, watched: Iterable[tuple[Producer, Watch]]) -> None:
+    def __init__(self, watched: Iterable[tuple[Producer, Observer]]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(ProducersCollector(watched))
         ProcessCollector(registry=self._registry)
@@ -52,16 +52,16 @@ class Exposition:
 class ProducersCollector(Collector):
     """Reads :class:`~walex_celery.telemetry.statistics.Statistics`, and the rest, of *watched* producers."""
 
-    def __init__(self, watched: Iterable[tuple[Producer, Watch]]) -> None:
+    def __init__(self, watched: Iterable[tuple[Producer, Observer]]) -> None:
         self._watched = list(watched)
 
     def collect(self) -> Iterator[Metric]:
         """All metrics, now."""
         families = [
             metric
-            for producer, watch in self._watched
+            for producer, observer in self._watched
             for family in _FAMILIES
-            for metric in family(producer, watch)
+            for metric in family(producer, observer)
         ]
         merged: dict[str, Metric] = {}
         for metric in families:
@@ -100,7 +100,7 @@ def _histogram(metric: HistogramMetricFamily, labels: list[str], durations: Dura
     metric.add_metric(labels, buckets, durations.sum)
 
 
-def _process(producer: Producer, watch: Watch) -> Iterator[Metric]:
+def _process(producer: Producer, observer: Observer) -> Iterator[Metric]:
     labels = [_NAME, "version", "celery_version", "python_version", "compiled"]
     build = GaugeMetricFamily("walex_build_info", "What runs, in its labels; always 1.", labels=labels)
     versions = [version("walex-celery"), celery.__version__, platform.python_version()]
@@ -114,7 +114,7 @@ def _process(producer: Producer, watch: Watch) -> Iterator[Metric]:
     )
 
 
-def _state(producer: Producer, watch: Watch) -> Iterator[Metric]:
+def _state(producer: Producer, observer: Observer) -> Iterator[Metric]:
     now = producer.activity.now
     state = GaugeMetricFamily("walex_state", "1 for what the producer is doing now.", labels=[_NAME, "state"])
     for doing in Doing:
@@ -124,10 +124,10 @@ def _state(producer: Producer, watch: Watch) -> Iterator[Metric]:
         producer, "streaming", "Whether this producer holds the slot.", producer.streaming.is_set()
     )
     yield from _gauge(
-        producer, "broker_up", "Whether the broker takes tasks, or can be reached.", watch.broker_up
+        producer, "broker_up", "Whether the broker takes tasks, or can be reached.", observer.broker_up
     )
     yield from _gauge(
-        producer, "postgres_up", "Whether Postgres answers, on a connection of its own.", watch.postgres_up
+        producer, "postgres_up", "Whether Postgres answers, on a connection of its own.", observer.postgres_up
     )
     running = GaugeMetricFamily(
         "walex_handler_running_seconds",
@@ -139,13 +139,13 @@ def _state(producer: Producer, watch: Watch) -> Iterator[Metric]:
     yield running
 
 
-def _lag(producer: Producer, watch: Watch) -> Iterator[Metric]:
+def _lag(producer: Producer, observer: Observer) -> Iterator[Metric]:
     known = producer.snapshot()
     if known is not None:
         yield from _gauge(
             producer, "lag_seconds", "Age of the oldest change that is not done.", known.lag.seconds
         )
-    slot = watch.slot
+    slot = observer.slot
     if slot is None:
         return
     yield from _gauge(producer, "lag_bytes", "WAL written and not acknowledged.", slot.lag_bytes)
@@ -162,7 +162,7 @@ def _lag(producer: Producer, watch: Watch) -> Iterator[Metric]:
     yield from _gauge(producer, "slot_lost", "Whether Postgres invalidated the slot.", slot.lost)
 
 
-def _read(producer: Producer, watch: Watch) -> Iterator[Metric]:
+def _read(producer: Producer, observer: Observer) -> Iterator[Metric]:
     statistics = producer.statistics
     yield from _counter(
         producer, "connects", "How often streaming began; the first time is one.", statistics.connects
@@ -187,7 +187,7 @@ def _read(producer: Producer, watch: Watch) -> Iterator[Metric]:
     yield filtered
 
 
-def _published(producer: Producer, watch: Watch) -> Iterator[Metric]:
+def _published(producer: Producer, observer: Observer) -> Iterator[Metric]:
     statistics = producer.statistics
     tasks = CounterMetricFamily(
         "walex_tasks_published", "Tasks given to the publisher, by function.", labels=[_NAME, "task"]
@@ -209,7 +209,7 @@ def _published(producer: Producer, watch: Watch) -> Iterator[Metric]:
         yield from _gauge(producer, "unconfirmed_bytes", "Size of the tasks not confirmed yet.", size)
 
 
-def _handlers(producer: Producer, watch: Watch) -> Iterator[Metric]:
+def _handlers(producer: Producer, observer: Observer) -> Iterator[Metric]:
     labels = [_NAME, "handler"]
     seconds = HistogramMetricFamily(
         "walex_handler_seconds", "How long calls of a batch handler took.", labels=labels
@@ -232,8 +232,10 @@ def _handlers(producer: Producer, watch: Watch) -> Iterator[Metric]:
     yield events
 
 
-def _stored(producer: Producer, watch: Watch) -> Iterator[Metric]:
-    yield from _gauge(producer, "dead_letters", "Dead letters that wait to be looked at.", watch.dead_letters)
+def _stored(producer: Producer, observer: Observer) -> Iterator[Metric]:
+    yield from _gauge(
+        producer, "dead_letters", "Dead letters that wait to be looked at.", observer.dead_letters
+    )
     known = producer.snapshot()
     if known is not None and known.spool is not None:
         waiting, limit = known.spool.waiting_bytes, known.spool.max_bytes
@@ -241,7 +243,7 @@ def _stored(producer: Producer, watch: Watch) -> Iterator[Metric]:
         yield from _gauge(producer, "spool_max_bytes", "What the spool may hold.", limit)
 
 
-_FAMILIES: tuple[Callable[[Producer, Watch], Iterator[Metric]], ...] = (
+_FAMILIES: tuple[Callable[[Producer, Observer], Iterator[Metric]], ...] = (
     _process,
     _state,
     _lag,

@@ -59,7 +59,7 @@ class SlotState(msgspec.Struct, frozen=True):
     lag_bytes: int | None
 
 
-class Watch:
+class Observer:
     """Looks at a producer's slot and broker every :data:`INTERVAL_SECONDS`, from :meth:`start` to :meth:`stop`.
 
     Attributes:

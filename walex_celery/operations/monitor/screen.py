@@ -22,6 +22,8 @@ _BAD: Final = {Doing.BROKER_AWAY.value, Doing.RETRYING.value, Doing.ENDED.value}
 _LATE_SECONDS: Final = 30.0
 _LATE_BYTES: Final = 64 * 1024 * 1024
 _BAR_WIDTH: Final = 30
+#: Characters of a handler's name that fit beside its figures on a screen of 120 columns.
+_LONGEST_NAME: Final = 36
 
 
 def render(report: StatusReport) -> RenderableType:
@@ -131,7 +133,7 @@ def _handlers(found: ProducerStatus) -> Table:
             for seconds in (taken.mean, taken.p50, taken.p95)
         ]
         table.add_row(
-            handler.name,
+            _in_two_lines(handler.name),
             f"{handler.calls:,}",
             f"{handler.events:,}",
             *times,
@@ -139,6 +141,14 @@ def _handlers(found: ProducerStatus) -> Table:
             handler.last_error or "",
         )
     return table
+
+
+def _in_two_lines(name: str) -> str:
+    """A long dotted name, broken before its last part: a narrow column would break it anywhere."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    module, _, last = name.rpartition(".")
+    return f"{module}.\n{last}"
 
 
 def _tables(found: ProducerStatus) -> Table:
