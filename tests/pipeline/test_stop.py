@@ -12,9 +12,15 @@ from tests.pipeline.queues import drain
 from tests.pipeline.shop import SCHEMA, walex_of
 from tests.support import Database, wait_until
 from tests.walex.support import make_app, running
-from walex_celery import Spool
+from walex_celery import Producer, Spool
 from walex_celery.errors import BrokerUnavailable
 from walex_celery.testing.servers import Valkey
+
+
+def unconfirmed(producer: Producer) -> int:
+    found = producer.snapshot()
+    assert found is not None
+    return found.unconfirmed_tasks
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["stream", "spool"])
@@ -29,9 +35,7 @@ def test_stopping_while_the_broker_is_away(
         def run_into_it() -> None:
             with running(walex) as producer:
                 database.execute("INSERT INTO items VALUES (1)")
-                wait_until(
-                    lambda: producer.statistics.tasks == 1 and not producer._publisher.unconfirmed_count
-                )
+                wait_until(lambda: producer.statistics.tasks == 1 and not unconfirmed(producer))
                 broker.kill()
                 database.execute("INSERT INTO items VALUES (2)")
                 wait_until(lambda: "processing waits" in caplog.text)

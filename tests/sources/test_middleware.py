@@ -6,9 +6,8 @@ import pytest
 
 from tests import messages as m
 from walex_celery import DecodeError, Lsn, MiddlewareError, StreamMessage
+from walex_celery.sources.ledger import Ledger, completed_lsn
 from walex_celery.sources.middleware import (
-    Ledger,
-    completed_lsn,
     process_message_async,
     process_message_sync,
     register,

@@ -125,6 +125,18 @@ class Assembler:
         """Whether a Begin has been fed whose Commit has not."""
         return self._begin is not None
 
+    def plan_by(
+        self,
+        plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
+        message_plan: Callable[[str], Route],
+        announce: Callable[[pgoutput.Type], None],
+    ) -> None:
+        """Go on with other plans, of a new connection; arguments as the class's."""
+        self._plan = plan
+        self._message_plan = message_plan
+        self._announce = announce
+        self.replan()
+
     def replan(self) -> None:
         """Ask anew for the plan of every known relation: handlers or subscriptions have changed."""
         for relation in self._relations.values():

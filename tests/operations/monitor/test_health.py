@@ -109,7 +109,8 @@ def test_a_loop_that_hangs_is_not_alive(shop: Database, app: Celery, monkeypatch
     walex = make_walex(app, shop.url, publish_timeout=0.1, connect_timeout=0.1)
     with running(walex) as producer, served(producer) as port:
         wait_until(lambda: states(port)[0] == 200)
-        with producer._stream._lock:  # type: ignore[union-attr] # what the reading thread needs
+        # What the reading thread needs.
+        with producer._session.stream._stream._lock:  # type: ignore[union-attr]
             wait_until(lambda: states(port)[0] == 503, 20)
             text = port.get("/healthz").text
         wait_until(lambda: states(port)[0] == 200)
@@ -182,8 +183,8 @@ def test_with_a_spool_both_threads_are_watched(
     )
     with running(walex) as producer, served(producer) as port:
         wait_until(lambda: states(port) == (200, 200))
-        stream = producer._spooled._intake._stream  # type: ignore[union-attr]
-        with stream._lock:  # type: ignore[union-attr]
+        stream = producer._run.source._open.intake._stream  # type: ignore[union-attr]
+        with stream._lock:
             wait_until(lambda: states(port)[0] == 503, 20)
             assert "the thread that reads the slot has shown no sign of life" in port.get("/healthz").text
         wait_until(lambda: states(port) == (200, 200))

@@ -76,7 +76,7 @@ def readiness(producer: Producer, *, broker_reachable: bool | None) -> Verdict:
 
 
 def _intake(producer: Producer) -> Moment | None:
-    activity = producer.intake_activity
+    activity = producer.source_activity
     return None if activity is None else activity.now
 
 

@@ -16,7 +16,7 @@ from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.retry.loop import Retrying
 from walex_celery.settings.model import WalExSettings
-from walex_celery.sources.middleware import completed_lsn
+from walex_celery.sources.ledger import completed_lsn
 from walex_celery.sources.spool.bell import Bell
 from walex_celery.sources.spool.log import DiskFull, Log
 from walex_celery.telemetry.activity import Activity, Doing

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from walex_celery.postgres.stream import StreamMessage
-from walex_celery.sources.middleware import completed_lsn
+from walex_celery.sources.ledger import completed_lsn
 
 #: Flags. One is always set, so that a stretch of zeros is no record.
 HEADER: Final = 1

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from walex_celery.errors import SpoolError
-from walex_celery.sources.middleware import completed_lsn
+from walex_celery.sources.ledger import completed_lsn
 from walex_celery.sources.spool.position import Position
 from walex_celery.sources.spool.record import DESCRIBES, WHOLE, BadRecord, Described
 from walex_celery.sources.spool.segment import Segment, damaged
