@@ -170,7 +170,7 @@ def test_a_missing_publication_is_78_with_its_mend(shop: Shop) -> None:
     command = shop.run("producer")
 
     assert command.code == 78
-    assert 'mend: CREATE PUBLICATION "events" FOR TABLE "public"."users"' in command.log
+    assert 'fix: CREATE PUBLICATION "events" FOR TABLE "public"."users"' in command.log
     assert "Traceback" not in command.log
 
 

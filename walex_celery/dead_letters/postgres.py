@@ -173,7 +173,7 @@ class PostgresStore:
         if error.pgcode in _NOT_SET_UP:
             return SetupError(
                 f"dead letters: {self.where} can't be used: {str(error).strip()}\n"
-                "  mend: celery -A <module> walex setup makes it, and lets the producer's role write there"
+                "  fix: celery -A <module> walex setup makes it, and lets the producer's role write there"
             )
         explained = explain_error(error, self._settings)
         return type(explained)(f"dead letters: {self.where} can't be used: {explained}")

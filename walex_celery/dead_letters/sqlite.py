@@ -63,7 +63,7 @@ class SqliteStore:
             self._run(lambda connection: None)
         except DeadLettersUnavailable as error:
             raise ConfigurationError(
-                f"{error}\n  mend: set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
+                f"{error}\n  fix: set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
             ) from error
 
     def add(self, letter: Letter) -> None:

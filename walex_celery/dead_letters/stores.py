@@ -55,7 +55,7 @@ def store_to_write(settings: WalExSettings) -> Store:
         why = f"{TABLE} is missing" if access is None else f"the role may not write to {TABLE}"
         mend = "celery -A <module> walex setup makes it, and lets the producer's role write there"
         if where == "postgres":
-            raise SetupError(f"dead_letters: {why} in {settings.address()}\n  mend: {mend}")
+            raise SetupError(f"dead_letters: {why} in {settings.address()}\n  fix: {mend}")
         logger.warning("dead letters are kept on this host: %s (%s)", why, mend)
     file = _file(settings)
     file.prepare()

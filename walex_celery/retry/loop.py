@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from walex_celery.errors import MendableError, RetryableError, SlotInUse
+from walex_celery.errors import RecoverableSetupError, RetryableError, SlotInUse
 from walex_celery.retry.backoff import Backoff
 from walex_celery.telemetry.activity import Activity, Doing
 
@@ -64,7 +64,7 @@ class Retrying:
 
         Raises:
             RetryableError: it failed for *give_up_seconds*.
-            MendableError: likewise; at once before :meth:`succeeded` was ever called.
+            RecoverableSetupError: likewise; at once before :meth:`succeeded` was ever called.
             SlotInUse: without *standby*, for *handover_seconds* at the start.
         """
         told = False
@@ -89,8 +89,8 @@ class Retrying:
                     # Our own connection broke: the slot stays in use until the server notices.
                     self._activity.begin(Doing.RETRYING)
                     self._backoff.wait(error, self._stopping)
-            except (RetryableError, MendableError) as error:
-                if isinstance(error, MendableError) and not self._ever:
+            except (RetryableError, RecoverableSetupError) as error:
+                if isinstance(error, RecoverableSetupError) and not self._ever:
                     raise
                 told = False
                 self._activity.begin(Doing.RETRYING)
