@@ -11,7 +11,7 @@ from rich.console import Console
 
 from walex_celery.cli.base import NAME, celery_command, choose, registered_name, run_reporting, walex
 from walex_celery.operations.doctor import Finding, Severity, examine, worst
-from walex_celery.operations.doctor.report import for_people, for_programs
+from walex_celery.operations.doctor.report import render_json, render_text
 
 #: By the worst finding, as in monitoring plugins.
 EXIT_CODES: Final[dict[Severity, int]] = {"ok": 0, "info": 0, "warning": 1, "error": 2}
@@ -41,10 +41,10 @@ def doctor_command(ctx: click.Context, name: str | None, as_json: bool, every: b
         finally:
             log.setLevel(level)
         if as_json:
-            sys.stdout.buffer.write(for_programs(label, findings) + b"\n")
+            sys.stdout.buffer.write(render_json(label, findings) + b"\n")
             return
         console = Console(highlight=False, soft_wrap=True)
-        for line in for_people(label, findings, every=every, encoding=console.encoding):
+        for line in render_text(label, findings, every=every, encoding=console.encoding):
             console.print(line)
 
     ctx.exit(run_reporting(work) or EXIT_CODES[worst(findings)])

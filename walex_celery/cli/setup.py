@@ -70,19 +70,19 @@ def setup_command(
             )
             for note in found.notes:
                 click.echo(f"-- note: {note}")
-            if not found.fits:
+            if not found.changes:
                 click.echo("-- nothing to do")
             elif dry_run:
-                for fit in found.fits:
-                    click.echo(f"-- {fit.why}\n{fit.sql}")
+                for change in found.changes:
+                    click.echo(f"-- {change.why}\n{change.sql}")
             else:
                 if settings.durable_slot:
                     check_wal_level(connection)
                 run(
                     connection,
                     settings,
-                    found.fits,
-                    started=lambda fit: click.echo(f"-- {fit.why}\n{fit.sql}"),
+                    found.changes,
+                    started=lambda change: click.echo(f"-- {change.why}\n{change.sql}"),
                 )
                 click.echo("-- done")
         finally:
