@@ -158,7 +158,7 @@ def test_a_subscription_without_a_handler(database: Database, redis_url: str) ->
     walex.on_insert("users")(ignore)
     findings = look(walex)
     assert ids(findings) == {("subscriptions_handled", "info")}
-    assert "orders is subscribed to, and has no handler" in findings[0].sentence
+    assert "orders is subscribed to, but has no handler" in findings[0].sentence
 
 
 def test_a_function_that_is_no_task(walex: WalEx) -> None:
