@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from walex_celery._failpoints import failpoint
 from walex_celery._speedups.compiled import Assembler
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
@@ -486,7 +487,11 @@ class Producer:
 
     def _acknowledge_done(self, stream: _Stream) -> None:
         self._settle()
-        stream.acknowledge(self._done_lsn(), now=True)
+        done = self._done_lsn()
+        news = done > stream.acknowledged_lsn
+        stream.acknowledge(done, now=True)
+        if news:
+            failpoint("acknowledged")
 
     def _read_until_stopped(self, stream: _Stream) -> None:
         while not self._stopping.is_set():
