@@ -13,10 +13,11 @@ import pytest
 from click.testing import Result
 
 from tests.operations.support import application, command, ignore
-from tests.pipeline.process import confirmed, written
-from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
-from tests.walex.support import Project, running
+from tests.support.producers import running
+from tests.support.project import Project
+from tests.support.queues import drain
+from tests.support.slots import confirmed, written
 from walex_celery import Event, WalEx
 from walex_celery.cli.dead_letters import dead_letters
 from walex_celery.dead_letters import open_dead_letters, schema_sql

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.failover.support import QUEUE, SLOT, Load, Pair, ids_by_row, insert, make_walex, pair
-from tests.pipeline.queues import drain
 from tests.support import wait_until
-from tests.walex.support import in_thread, running
+from tests.support.producers import in_thread, running
+from tests.support.queues import drain
 from walex_celery import Producer, WalEx, WalExError
 from walex_celery.errors import PostgresUnavailable, SetupError, SlotLost
 from walex_celery.postgres.connection import connect

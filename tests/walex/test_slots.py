@@ -10,7 +10,9 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import SCHEMA, in_thread, row, running, slots, wait_for
+from tests.support.producers import in_thread, running
+from tests.support.slots import slots
+from tests.walex.support import SCHEMA, row, wait_for
 from walex_celery import Event, Producer, SetupError, SlotInUse, WalEx
 from walex_celery.errors import PublicationMissing
 from walex_celery.postgres.connection import connect_replication

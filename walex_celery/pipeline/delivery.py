@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from walex_celery._failpoints import failpoint
 from walex_celery.broker import Publisher
 from walex_celery.errors import BrokerUnavailable, PublishRefused
 from walex_celery.postgres.lsn import Lsn
@@ -95,7 +96,12 @@ class Delivery:
         Raises:
             BrokerUnavailable, PublishRefused: as :meth:`deliver`.
         """
+        added = self._statistics.tasks > self._tasks_flushed
+        if added:
+            failpoint("tasks-added")
         serial = self.deliver(self._send)
+        if added:
+            failpoint("tasks-written")
         self._in_flight.append((serial, lsn, time.perf_counter()))
         self._tasks_flushed = self._statistics.tasks
         most = self._settings().max_waiting_bytes
@@ -134,6 +140,7 @@ class Delivery:
         self._in_flight.popleft()
         if serial != self._serial_confirmed:
             self._serial_confirmed = serial
+            failpoint("tasks-confirmed")
             self._statistics.publish.observe(time.perf_counter() - began)
         self.confirmed_lsn = max(self.confirmed_lsn, lsn)
 

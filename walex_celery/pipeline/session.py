@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from walex_celery._failpoints import failpoint
 from walex_celery._speedups.compiled import Assembler
 from walex_celery.handlers.registry import Handler
 from walex_celery.pipeline.assembler import Chunk
@@ -114,7 +115,10 @@ class Session:
     def finish(self) -> None:
         """Have everything that was processed confirmed and acknowledged."""
         self.settle()
+        is_news = self._delivery.confirmed_lsn > self.stream.acknowledged_lsn
         self.acknowledge(now=True)
+        if is_news:
+            failpoint("acknowledged")
 
     def replan(self, settings: WalExSettings) -> None:
         """Go by other *settings*, and by the handlers that are there by now, from the next message on."""

@@ -12,7 +12,7 @@ from celery import Celery
 from tests.operations.doctor.support import ids, only
 from tests.operations.support import application, ignore
 from tests.support import Database
-from tests.walex.support import working
+from tests.support.producers import working
 from walex_celery import WalEx
 from walex_celery.operations.doctor import Finding, examine, workers
 from walex_celery.operations.doctor import application as checks
