@@ -30,6 +30,7 @@ from walex_celery.postgres.connection import connect_replication, explain_error
 from walex_celery.postgres.failover import enable_failover
 from walex_celery.postgres.flow import GATHER_SECONDS, Flow
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.pgoutput import COMPLETING
 from walex_celery.postgres.slot import Server, create_slot
 from walex_celery.postgres.stream_guard import StreamGuard
 from walex_celery.postgres.timeline import Cluster
@@ -49,9 +50,6 @@ class StreamMessage(NamedTuple):
 
     payload: bytes
     lsn: int
-
-
-_COMPLETING = (b"C", b"M")
 
 
 class Slice(NamedTuple):
@@ -102,7 +100,7 @@ def read_slice_plainly(
         messages.append(payload if message_type is None else new_tuple(message_type, (payload, lsn)))
         size += len(payload)
         # A Commit, or a Message: that may stand outside of transactions, complete by itself.
-        if payload.startswith(_COMPLETING):
+        if payload.startswith(COMPLETING):
             pending = True
             if stop_at_boundary:
                 break
