@@ -185,7 +185,7 @@ def test_an_older_server_has_no_failover_slots() -> None:
         {},
     )
 
-    with pytest.raises(SetupError, match=r"needs Postgres 17 or newer.* is 16\n  mend: set failover=False"):
+    with pytest.raises(SetupError, match=r"needs Postgres 17 or newer.* is 16\n  fix: set failover=False"):
         check_failover(Server(160014, 1, "shop", 60.0), None, settings)
     check_failover(Server(170000, 1, "shop", 60.0), None, settings)
 

@@ -129,7 +129,7 @@ def test_the_slot_is_dropped_while_it_runs(application: Application) -> None:
     told = application.ends(SlotLost, lambda: application.database.execute(drop))
 
     assert "was dropped while this producer ran" in told
-    assert "mend: start the producer anew" in told
+    assert "fix: start the producer anew" in told
 
 
 def test_the_slot_is_dropped_while_it_is_stopped(
@@ -235,7 +235,7 @@ def test_the_publication_is_made_after_the_slot(application: Application) -> Non
     told = application.ends(PublicationMissing)
     assert 'CREATE PUBLICATION "events" FOR TABLE "public"."items"' in told
 
-    application.database.execute(told.partition("mend: ")[2].partition("\n")[0])
+    application.database.execute(told.partition("fix: ")[2].partition("\n")[0])
     with running(application.walex):
         application.goes_on(2)
 
@@ -279,7 +279,7 @@ def test_the_replication_attribute_is_revoked(application: Application) -> None:
         application.terminate,
     )
 
-    application.database.execute(told.partition("mend: ")[2].partition(";")[0])
+    application.database.execute(told.partition("fix: ")[2].partition(";")[0])
     with running(application.walex):
         application.goes_on(2)
 

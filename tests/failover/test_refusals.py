@@ -28,7 +28,7 @@ def settings_for(port: int) -> WalExSettings:
 def test_a_pooler_that_does_not_pass_replication_on(text: str, code: str) -> None:
     with (
         answering(error(text, code)) as port,
-        pytest.raises(SetupError, match="mend: a connection pooler is in between: set hostname= and port="),
+        pytest.raises(SetupError, match="fix: a connection pooler is in between: set hostname= and port="),
     ):
         connect_replication(settings_for(port))
 

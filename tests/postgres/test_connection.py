@@ -103,7 +103,7 @@ def test_a_missing_certificate_is_not_a_missing_database() -> None:
     settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
     said = psycopg2.OperationalError('root certificate file "/no/such/ca.pem" does not exist')
 
-    assert "mend: set sslrootcert=" in str(explain_connect_error(said, settings))
+    assert "fix: set sslrootcert=" in str(explain_connect_error(said, settings))
 
 
 def test_no_password_where_one_is_needed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

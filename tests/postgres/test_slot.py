@@ -129,14 +129,14 @@ def test_a_missing_publication(database: Database) -> None:
     told = refused(settings, PublicationMissing)
 
     assert "'odd \"one\"', 'events' does not exist" in told
-    assert 'mend: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in told
+    assert 'fix: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in told
 
 
 def test_the_mend_for_a_missing_publication_mends(database: Database) -> None:
     settings = settings_of(database, subscriptions=["*"], publication=['odd "one"'])
     told = refused(settings, PublicationMissing)
 
-    database.execute(told.partition("mend: ")[2])
+    database.execute(told.partition("fix: ")[2])
 
     check(settings)
 
@@ -157,7 +157,7 @@ def test_a_role_without_replication(settings: WalExSettings, database: Database)
         limited = settings_of(database, username=role, password=PASSWORD)
 
         told = refused(limited, PrivilegeError)
-        database.execute(told.partition("mend: ")[2].partition(";")[0])
+        database.execute(told.partition("fix: ")[2].partition(";")[0])
 
         check(limited)
 
@@ -265,7 +265,7 @@ def test_a_wal_level_that_is_not_logical() -> None:
     with Postgres(settings={"fsync": "off", "wal_level": "replica"}) as server:
         settings = on_server(server)
 
-        assert "mend: ALTER SYSTEM SET wal_level = logical; then restart" in refused(settings, WalLevelError)
+        assert "fix: ALTER SYSTEM SET wal_level = logical; then restart" in refused(settings, WalLevelError)
         with pytest.raises(WalLevelError):
             make_slot(settings)
 

@@ -29,13 +29,13 @@ class Weakness:
         id: what it is, for programs: ``redis-no-persistence`` ...
         severity: ``"warning"``: tasks can be lost or repeated; ``"info"``: it could not be seen whether.
         sentence: what is so, and what follows from it.
-        mend: the line that mends it; empty where there is none.
+        fix: the command or sentence that fixes it; empty if there is none.
     """
 
     id: str
     severity: Literal["warning", "info"]
     sentence: str
-    mend: str = ""
+    fix: str = ""
 
 
 def examine(app: Celery, functions: Iterable[TaskTarget], *, timeout_seconds: float = 10.0) -> list[Weakness]:

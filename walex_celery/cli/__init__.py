@@ -1,6 +1,6 @@
 """``celery -A app walex ...``, by Celery's ``celery.commands`` entry point, and ``walex-celery``.
 
-A command a file; each adds itself to the group when it is imported here.
+One file per command. Each adds itself to the group when it is imported here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``walex tail``: events as they happen, on a temporary slot of its own; no handler runs, no task is sent."""
+"""``walex tail``: shows events as they happen, from a temporary slot. No handler runs, no task is sent."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _LONGEST_VALUE = 60
 def tail(
     settings: WalExSettings, tables: Iterable[str], stopping: threading.Event, *, started: Callable[[], Any]
 ) -> Iterator[Event]:
-    """The events of *tables* (of the settings' subscriptions, if none are named) from now on.
+    """The events of *tables* (default: the subscriptions) from now on, until *stopping* is set.
 
-    *started* is called once changes are being followed. Ends when *stopping* is set.
+    *started* is called once streaming has begun.
 
     Raises:
-        WalExError: Postgres can't be reached, or is not set up for it.
+        WalExError: Postgres can't be reached, or is not set up.
     """
     settings = changed(settings, "replace", "slot_name", f"walex_tail_{secrets.token_hex(6)}")
     settings = changed(settings, "replace", "message_middleware", None)
@@ -72,20 +72,20 @@ def _everything(kind: str) -> Handler:
     return Handler(kind, None, None, Filters(), (), None, __name__)
 
 
-def for_people(event: Event) -> Text:
-    """One line for a terminal: when, what, where, and the row or what changed of it."""
+def render_event(event: Event) -> Text:
+    """One line for a terminal: when, what, where, and the row or its changes."""
     line = Text()
     line.append(f"{event.timestamp:%H:%M:%S.%f}"[:-3], style="dim")
     line.append(f" {event.type:9}", style=_COLOURS[event.type])
     line.append(printable(event.source.full_name or event.name), style="bold")
     line.append(f" {event.lsn}", style="dim")
-    for name, value in _told(event):
+    for name, value in _details(event):
         line.append(f" {printable(name)}=", style="blue")
         line.append(short(value, _LONGEST_VALUE))
     return line
 
 
-def _told(event: Event) -> Iterator[tuple[str, str]]:
+def _details(event: Event) -> Iterator[tuple[str, str]]:
     if event.content is not None:
         yield "content", repr(event.content)
     if event.cascade:

@@ -165,7 +165,7 @@ class Delivery:
                 if not failed:
                     self._tell_waiting()
                 failed = True
-                self._activity.begin(Doing.BROKER_AWAY)
+                self._activity.begin(Doing.BROKER_DOWN)
                 level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
                 # Up to this position everything is done; what comes after it waits.
                 fields = {"lsn": str(self.confirmed_lsn), "slot": settings.slot}

@@ -31,7 +31,7 @@ from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.dispatcher import Dispatcher
 from walex_celery.pipeline.handler_runner import HandlerRunner, Stopped
 from walex_celery.pipeline.planner import Planner
-from walex_celery.pipeline.start_log import subscribed, tell_start, tell_weaknesses
+from walex_celery.pipeline.start_log import log_start, log_weaknesses, subscribed
 from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
 from walex_celery.pipeline.takeover import position_key, take_over
 from walex_celery.postgres.catalog import Catalog
@@ -683,7 +683,7 @@ class Producer:
     # What the log says.
 
     def _log_start(self, server: Server, *, created: bool) -> None:
-        tell_start(
+        log_start(
             self._settings,
             server,
             self._walex.handlers,
@@ -695,7 +695,7 @@ class Producer:
         # With a temporary slot less is promised anyway.
         if self._settings.durable_slot and not self._weaknesses_told:
             self._weaknesses_told = True
-            tell_weaknesses(self._walex.app, self._dispatcher.functions)
+            log_weaknesses(self._walex.app, self._dispatcher.functions)
 
     def _log_progress(self, stream: _Stream) -> None:
         self._progress.log(self.statistics, acknowledged=stream.acknowledged_lsn, lag=self._meter.lag)

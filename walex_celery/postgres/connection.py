@@ -165,7 +165,7 @@ def check_version(version: int, settings: WalExSettings) -> None:
     if version < OLDEST_VERSION:
         raise SetupError(
             f"Postgres at {settings.address()} is version {version // 10000}; {OLDEST_VERSION // 10000} or newer is "
-            "needed\n  mend: upgrade Postgres (pg_upgrade; let the producer read everything before)"
+            "needed\n  fix: upgrade Postgres (pg_upgrade; let the producer read everything before)"
         )
 
 
@@ -179,7 +179,7 @@ def explain_connect_error(error: psycopg2.Error, settings: WalExSettings) -> Wal
     }
     for words, (kind, mend) in _REFUSALS.items():
         if words in text:
-            return kind(f"can't connect to Postgres at {where}: {text}\n  mend: {mend.format(**names)}")
+            return kind(f"can't connect to Postgres at {where}: {text}\n  fix: {mend.format(**names)}")
     return PostgresUnavailable(f"can't connect to Postgres at {where}: {text}")
 
 
@@ -195,12 +195,12 @@ def explain_error(error: psycopg2.Error, settings: WalExSettings) -> WalExError:
         )
     if code == errorcodes.CONFIGURATION_LIMIT_EXCEEDED:
         return NoFreeSlot(
-            f"Postgres has no free replication slot ({text})\n  mend: drop one that nobody uses "
+            f"Postgres has no free replication slot ({text})\n  fix: drop one that nobody uses "
             "(SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots and restart"
         )
     if code == errorcodes.TOO_MANY_CONNECTIONS:
         return NoFreeSlot(
-            f"Postgres takes no more connections ({text})\n  mend: raise max_wal_senders and restart"
+            f"Postgres takes no more connections ({text})\n  fix: raise max_wal_senders and restart"
         )
     if code == errorcodes.INSUFFICIENT_PRIVILEGE:
         return privilege_error(settings.username or "<role>", f"may not replicate ({text})")
@@ -209,7 +209,7 @@ def explain_error(error: psycopg2.Error, settings: WalExSettings) -> WalExError:
             names = ", ".join(settings.publication)
             return PublicationMissing(
                 f"publication {names} does not exist, or did not when the WAL being read was written ({text})\n"
-                f"  mend: create it; if it was made after slot {slot!r}, old WAL can't be read with it: "
+                f"  fix: create it; if it was made after slot {slot!r}, old WAL can't be read with it: "
                 f"SELECT pg_drop_replication_slot('{slot}'), start anew, and backfill what came between"
             )
         if 'replication slot "' not in text:
@@ -220,7 +220,7 @@ def explain_error(error: psycopg2.Error, settings: WalExSettings) -> WalExError:
             return wal_level_error(text)
         if "max_replication_slots" in text:
             return NoFreeSlot(
-                f"Postgres has no replication slots ({text})\n  mend: ALTER SYSTEM SET max_replication_slots = 10; "
+                f"Postgres has no replication slots ({text})\n  fix: ALTER SYSTEM SET max_replication_slots = 10; "
                 "then restart Postgres"
             )
         if 'replication slot "' not in text:
@@ -242,7 +242,7 @@ def privilege_error(role: str, what: str) -> PrivilegeError:
     """The error for a *role* that may not replicate."""
     quoted = quote_identifier(role)
     return PrivilegeError(
-        f"role {role!r} {what}\n  mend: ALTER ROLE {quoted} REPLICATION;  "
+        f"role {role!r} {what}\n  fix: ALTER ROLE {quoted} REPLICATION;  "
         f"(Amazon RDS: GRANT rds_replication TO {quoted})"
     )
 
@@ -251,7 +251,7 @@ def slot_gone(slot: str, why: str) -> SlotLost:
     """The error for a durable slot that does not exist any more."""
     return SlotLost(
         f"replication slot {slot!r} is gone ({why}): changes since it was last read are lost to this instance\n"
-        "  mend: start the producer anew, which makes the slot, and backfill what came between"
+        "  fix: start the producer anew, which makes the slot, and backfill what came between"
     )
 
 
@@ -281,8 +281,8 @@ def slot_invalidated(slot: str, reason: str) -> SlotLost:
     why, mend = _INVALIDATIONS.get(reason, (reason, ""))
     return SlotLost(
         f"replication slot {slot!r} can't be read any more: {why}. Changes since it was last read are lost to this "
-        f"instance\n  mend: {mend} SELECT pg_drop_replication_slot('{slot}'); start the producer anew, which makes the "
-        "slot, and backfill what came between".replace("mend:  ", "mend: ")
+        f"instance\n  fix: {mend} SELECT pg_drop_replication_slot('{slot}'); start the producer anew, which makes the "
+        "slot, and backfill what came between".replace("fix:  ", "fix: ")
     )
 
 
@@ -290,7 +290,7 @@ def wal_level_error(found: str) -> WalLevelError:
     """The error for a server whose ``wal_level`` is *found*."""
     return WalLevelError(
         f"Postgres does not log what logical replication needs ({found})\n"
-        "  mend: ALTER SYSTEM SET wal_level = logical; then restart Postgres "
+        "  fix: ALTER SYSTEM SET wal_level = logical; then restart Postgres "
         "(Amazon RDS: rds.logical_replication = 1 in the parameter group)"
     )
 

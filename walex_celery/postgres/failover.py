@@ -29,7 +29,7 @@ def check_failover(server: Server, slot: Slot | None, settings: WalExSettings) -
     if settings.failover and server.version < _FAILOVER_VERSION:
         raise SetupError(
             f"failover=True needs Postgres {_FAILOVER_VERSION // 10000} or newer; the server at "
-            f"{settings.address()} is {server.version // 10000}\n  mend: set failover=False, or upgrade Postgres"
+            f"{settings.address()} is {server.version // 10000}\n  fix: set failover=False, or upgrade Postgres"
         )
     if server.in_recovery and (settings.failover or (slot is not None and slot.synced)):
         raise PostgresUnavailable(
@@ -65,7 +65,7 @@ def slot_not_synchronized(slot: str) -> SlotLost:
     return SlotLost(
         f"replication slot {slot!r} is not on the server that was promoted: the standby had no copy of it. What was "
         "committed between the last task and the producer's new start is lost to this instance\n"
-        "  mend: start the producer anew, which makes the slot, and backfill what came between; for the next time set "
+        "  fix: start the producer anew, which makes the slot, and backfill what came between; for the next time set "
         "failover=True here, and sync_replication_slots = on on the standby servers"
     )
 

@@ -102,7 +102,7 @@ def check_prerequisites(connection: Connection, settings: WalExSettings) -> None
         mends = "; ".join(f"CREATE PUBLICATION {quote_identifier(name)} {wanted}" for name in missing)
         raise PublicationMissing(
             f"publication {', '.join(map(repr, missing))} does not exist in database {settings.database!r}\n"
-            f"  mend: {mends};"
+            f"  fix: {mends};"
         )
 
 
@@ -145,7 +145,7 @@ def check_slot(slot: Slot, settings: WalExSettings) -> None:
         SlotLost: Postgres has invalidated it.
         SlotInUse: another process reads it.
     """
-    mend = f"mend: give this instance another slot_name=, or SELECT pg_drop_replication_slot('{slot.name}')"
+    mend = f"fix: give this instance another slot_name=, or SELECT pg_drop_replication_slot('{slot.name}')"
     if slot.type != "logical":
         raise SlotMismatch(f"slot {slot.name!r} is a {slot.type} one; a logical one is needed\n  {mend}")
     if slot.plugin != PLUGIN:
@@ -166,7 +166,7 @@ def check_slot(slot: Slot, settings: WalExSettings) -> None:
     if not slot.temporary and not settings.durable_slot:
         raise SlotMismatch(
             f"slot {slot.name!r} is a durable one, and the settings ask for a temporary one: reading it would use "
-            f"up what somebody keeps it for\n  mend: set durable_slot=True to go on where it stands, or give this "
+            f"up what somebody keeps it for\n  fix: set durable_slot=True to go on where it stands, or give this "
             "instance another slot_name="
         )
 

@@ -107,7 +107,7 @@ class StreamGuard(threading.Thread):
         if missing:
             raise PublicationMissing(
                 f"publication {', '.join(map(repr, missing))} was dropped while this producer ran: what is committed "
-                "until it is made again is no event\n  mend: make it again (celery -A ... walex setup), start the "
+                "until it is made again is no event\n  fix: make it again (celery -A ... walex setup), start the "
                 "producer anew, and backfill what came between"
             )
         before, self._publications = self._publications or found, found

@@ -84,14 +84,14 @@ def test_is_found_and_mended(clinic: Clinic, fault: str, expected: set[tuple[str
     findings = clinic.examine()
     assert ids(findings) == expected
     assert any(words in finding.sentence for finding in findings), findings
-    assert clinic.mend() == []
+    assert clinic.fix() == []
 
 
 def test_an_unlogged_table_is_told_once(clinic: Clinic) -> None:
     """It can't be added to the publication before it is logged."""
     clinic.execute_all("ALTER PUBLICATION events DROP TABLE users; ALTER TABLE users SET UNLOGGED")
     assert (
-        only(clinic.examine(), "tables_published").mend[0].line == 'ALTER TABLE "public"."users" SET LOGGED;'
+        only(clinic.examine(), "tables_published").fix[0].line == 'ALTER TABLE "public"."users" SET LOGGED;'
     )
 
 
@@ -140,7 +140,7 @@ def test_a_partition_that_is_published_as_its_root(clinic: Clinic) -> None:
     walex = clinic.application(subscriptions=["users_1"])
     finding = only(clinic.examine(walex), "partition_names")
     assert "rows of partition users_1 under the name users" in finding.sentence
-    assert finding.mend[0].line == "subscriptions=[..., 'users']  # instead of 'users_1'"
+    assert finding.fix[0].line == "subscriptions=[..., 'users']  # instead of 'users_1'"
 
 
 def test_all_tables_published_for_one(clinic: Clinic) -> None:
@@ -148,7 +148,7 @@ def test_all_tables_published_for_one(clinic: Clinic) -> None:
     clinic.execute("DROP PUBLICATION events")
     clinic.execute("CREATE PUBLICATION events FOR ALL TABLES")
     finding = only(clinic.examine(), "published_for_nothing")
-    assert (finding.severity, finding.mend) == ("info", ())
+    assert (finding.severity, finding.fix) == ("info", ())
     assert "has all tables: 2 tables that nobody subscribed to" in finding.sentence
 
 
@@ -169,7 +169,7 @@ def test_two_publications_with_other_columns(clinic: Clinic) -> None:
 def test_a_row_filter_is_told(clinic: Clinic) -> None:
     clinic.execute("ALTER PUBLICATION events SET TABLE users WHERE (id > 7)")
     finding = only(clinic.examine(), "row_filters")
-    assert (finding.severity, finding.mend) == ("info", ())
+    assert (finding.severity, finding.fix) == ("info", ())
     assert "only rows WHERE (id > 7)" in finding.sentence
 
 

@@ -16,22 +16,22 @@ _COMMAND = re.compile(r"CONFIG (SET|REWRITE)\b")
 
 @check("what the broker confirms, it keeps")
 def broker_durability(context: Context) -> Iterator[Finding]:
-    """The weaknesses that the producer warns of at its start, each with where to enter its mend."""
+    """The weaknesses that the producer warns of at its start, each with where to enter its fix."""
     for weakness in durability.examine(context.app, context.functions, timeout_seconds=PATIENCE_SECONDS):
         yield Finding(
             "broker_durability",
             weakness.severity,
             weakness.sentence.rstrip("."),
-            _steps(weakness.mend, context),
+            _steps(weakness.fix, context),
         )
 
 
-def _steps(mend: str, context: Context) -> tuple[Step, ...]:
-    if _COMMAND.match(mend):
-        return shell(*(f"{_redis_cli(context)} {line}" for line in mend.split("; ")))
-    if mend.startswith("broker_transport_options"):
-        return python(f"app.conf.{mend}")
-    return do(mend) if mend else ()
+def _steps(fix: str, context: Context) -> tuple[Step, ...]:
+    if _COMMAND.match(fix):
+        return shell(*(f"{_redis_cli(context)} {line}" for line in fix.split("; ")))
+    if fix.startswith("broker_transport_options"):
+        return python(f"app.conf.{fix}")
+    return do(fix) if fix else ()
 
 
 def _redis_cli(context: Context) -> str:

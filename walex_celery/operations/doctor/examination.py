@@ -30,9 +30,9 @@ from walex_celery.operations.doctor.registry import checks_of, make
 # The order in which they are made, and told: what must be right first comes first.
 _POSTGRES: Final = (server, role, publication, replica_identity, slot, letters)
 
-#: Where the error itself has no line that mends it.
+#: Where the error itself has no fix.
 _LAST_RESORT: Final = {
-    "modules": "Mend the module: its own traceback is in: python -c 'import <module>'",
+    "modules": "Fix the module: its own traceback is in: python -c 'import <module>'",
     "settings": "Give them as it says: as keywords of WalEx(), in the environment or in .env",
     "postgres": "Start Postgres, or correct hostname= and port= (or the url)",
     "broker": "Start the broker, or correct broker_url",
@@ -85,7 +85,7 @@ def _reach(
         found = finding_of(check, "error", error)
         # The rest of the broker's error is the producer's: it keeps what was not confirmed.
         sentence = found.sentence.partition(" What was not confirmed")[0].rstrip(".")
-        yield msgspec.structs.replace(found, sentence=sentence, mend=found.mend or do(_LAST_RESORT[check]))
+        yield msgspec.structs.replace(found, sentence=sentence, fix=found.fix or do(_LAST_RESORT[check]))
         return False
     except Exception as error:  # what users' modules raise, anything
         text = context.scrub(f"{type(error).__name__}: {error}")

@@ -1,4 +1,4 @@
-"""What the doctor says: findings, and the steps that mend them."""
+"""What the doctor says: findings, and the steps that fix them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ How: TypeAlias = Literal["sql", "shell", "python", "do"]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One line that mends something.
+    """One line that fixes something.
 
     Attributes:
         how: where it is to be entered: ``sql`` in the database, ``shell``, ``python`` (a setting of the
@@ -35,13 +35,13 @@ class Finding(msgspec.Struct, frozen=True):
         severity: ``error``: events don't arrive, or are lost. ``warning``: they will not, or it will hurt.
             ``info``: worth knowing. ``ok``: looked at, and nothing found.
         sentence: one sentence.
-        mend: steps, in their order; empty where there is nothing to mend.
+        fix: steps, in order; empty if there is nothing to fix. In JSON its name is ``mend``.
     """
 
     check: str
     severity: Severity
     sentence: str
-    mend: tuple[Step, ...] = ()
+    fix: tuple[Step, ...] = msgspec.field(default=(), name="mend")
 
 
 def sql(*lines: str) -> tuple[Step, ...]:
@@ -60,7 +60,7 @@ def python(*lines: str) -> tuple[Step, ...]:
 
 
 def do(*lines: str) -> tuple[Step, ...]:
-    """Steps told in words."""
+    """Steps in words."""
     return tuple(Step("do", line) for line in lines)
 
 

@@ -24,7 +24,7 @@ _HOW: Final = {"sql": "SQL", "shell": "shell", "python": "code", "do": "do"}
 
 
 def for_people(name: str, findings: list[Finding], *, every: bool, encoding: str = "utf-8") -> list[Text]:
-    """Lines for a terminal: each finding, the steps that mend it under it; those that are fine singly if *every*."""
+    """Lines for a terminal: each finding, the steps that fix it under it; those that are fine singly if *every*."""
     lines: list[Text] = []
 
     def mark(severity: Severity) -> tuple[str, str]:
@@ -37,7 +37,7 @@ def for_people(name: str, findings: list[Finding], *, every: bool, encoding: str
         lines.append(
             Text.assemble(mark(finding.severity), " ", finding.sentence, (f"  [{finding.check}]", "dim"))
         )
-        lines += map(_step, finding.mend)
+        lines += map(_step, finding.fix)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _MARKS}
     told = (
         f" {name}: {_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}, "

@@ -66,4 +66,4 @@ def replication_connection(context: Context) -> Iterator[Finding]:
         raise LeftOut from None
     except WalExError as error:
         found = finding_of("replication_connection", "error", error)
-        yield msgspec.structs.replace(found, mend=found.mend or do(_DIRECTLY))
+        yield msgspec.structs.replace(found, fix=found.fix or do(_DIRECTLY))

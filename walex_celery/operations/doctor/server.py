@@ -109,14 +109,14 @@ def kept_wal(context: Context) -> Iterator[Finding]:
         return
     keep_mb = int(context.parameters["max_slot_wal_keep_size"])
     # To be chosen by the disk; this is a tenth of a small one.
-    mend = set_parameter(context.service, "max_slot_wal_keep_size", "10GB", restart=False)
+    fix = set_parameter(context.service, "max_slot_wal_keep_size", "10GB", restart=False)
     if keep_mb == -1:
         yield Finding(
             "kept_wal",
             "warning",
             "max_slot_wal_keep_size is -1: while the producer is away, Postgres keeps all WAL for its slot, until the "
             "disk is full and the primary stops",
-            mend,
+            fix,
         )
     elif keep_mb < SMALLEST_KEEP_MB:
         yield Finding(
@@ -124,7 +124,7 @@ def kept_wal(context: Context) -> Iterator[Finding]:
             "warning",
             f"max_slot_wal_keep_size is {keep_mb} MB: the slot is lost, and changes with it, as soon as a producer "
             "that is away or behind has so much WAL before it",
-            mend,
+            fix,
         )
 
 
@@ -146,14 +146,14 @@ def idle_slot_timeout(context: Context) -> Iterator[Finding]:
 def sender_timeout(context: Context) -> Iterator[Finding]:
     """``wal_sender_timeout``: off, a producer whose host died keeps the slot; short, a pause costs the connection."""
     milliseconds = int(context.parameters["wal_sender_timeout"])
-    mend = set_parameter(context.service, "wal_sender_timeout", "60s", restart=False)
+    fix = set_parameter(context.service, "wal_sender_timeout", "60s", restart=False)
     if milliseconds == 0 and context.settings.durable_slot:
         yield Finding(
             "sender_timeout",
             "warning",
             "wal_sender_timeout is 0: when the producer's host dies, its slot stays in use, and no other producer can "
             "take over, until TCP gives up (hours)",
-            mend,
+            fix,
         )
     elif 0 < milliseconds < SHORTEST_SENDER_TIMEOUT_MS:
         yield Finding(
@@ -161,7 +161,7 @@ def sender_timeout(context: Context) -> Iterator[Finding]:
             "warning",
             f"wal_sender_timeout is {milliseconds} ms: a short pause of the producer's host or of the network costs "
             "the connection",
-            mend,
+            fix,
         )
 
 

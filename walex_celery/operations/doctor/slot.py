@@ -75,7 +75,7 @@ def slot_usable(context: Context) -> Iterator[Finding]:
         found = finding_of("slot_usable", "error", error)
         if slot.wal_status == "lost":
             found = msgspec.structs.replace(
-                found, mend=(*sql(context.statements.drop_slot(context.settings)), *_backfill(context))
+                found, fix=(*sql(context.statements.drop_slot(context.settings)), *_backfill(context))
             )
         yield found
 
@@ -138,10 +138,10 @@ def slot_lag(context: Context) -> Iterator[Finding]:
             (*doubled, *catch_up),
         )
     elif lag_bytes is not None and lag_bytes > MUCH_LAG_BYTES:
-        mend = catch_up or do(
+        fix = catch_up or do(
             "See in the producer's log what it waits for: a slow batch handler, the broker, or a long transaction"
         )
-        yield Finding("slot_lag", "warning", behind, mend)
+        yield Finding("slot_lag", "warning", behind, fix)
 
 
 @check("the slot goes with a failover, or there is no standby")

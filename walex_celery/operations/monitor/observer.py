@@ -82,7 +82,7 @@ class Observer:
     @property
     def broker_up(self) -> bool | None:
         """Whether the broker can be reached, as far as known: of a producer that streams, by what it says itself."""
-        if self._producer.activity.now.doing is Doing.BROKER_AWAY:
+        if self._producer.activity.now.doing is Doing.BROKER_DOWN:
             return False
         return True if self._producer.streaming.is_set() else self._broker_answers
 

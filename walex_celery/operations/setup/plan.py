@@ -184,7 +184,7 @@ def _refusal(refused: list[Question]) -> SetupError:
     tables = ", ".join(str(question.table) for question in refused)
     return SetupError(
         f"{tables} has no primary key: once it is published, Postgres refuses its UPDATE and DELETE to everyone\n"
-        "  mend: add a primary key, or run setup with --replica-identity full"
+        "  fix: add a primary key, or run setup with --replica-identity full"
     )
 
 
@@ -258,5 +258,5 @@ def _explain(error: psycopg2.Error, fit: Fit, settings: WalExSettings) -> WalExE
         who = "its owner or a superuser may do so"
     return SetupError(
         f"role {settings.username or '<role>'!r} may not run {fit.sql} ({text}): {who}\n"
-        f"  mend: run setup with that role's url, in {ADMIN_URL_VARIABLE} or --url"
+        f"  fix: run setup with that role's url, in {ADMIN_URL_VARIABLE} or --url"
     )

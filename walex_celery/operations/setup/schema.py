@@ -239,7 +239,7 @@ def require_tables(schema: Schema, settings: WalExSettings) -> None:
         told = "; ".join(f"{table}{similar(table, schema)}" for table in missing)
         raise SetupError(
             f"database {settings.database!r} has no table {told}\n"
-            "  mend: create it (run your migrations), or correct subscriptions="
+            "  fix: create it (run your migrations), or correct subscriptions="
         )
 
 
