@@ -38,7 +38,7 @@ from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read, open_stream
 from walex_celery.postgres.pgoutput import Relation, Type
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.retry.loop import HANDOVER_SECONDS, Retrying
@@ -157,11 +157,11 @@ class Producer:
             confirmed=self._on_confirmed,
         )
         self._progress = Progress(settings.log_interval)
-        self._catalog = Catalog(settings)
+        self._catalog = Catalog(settings.connection_settings(), settings.publication)
         self._planner = Planner(settings, walex.handlers, self._catalog, self.statistics)
         self._assembler = self._new_assembler()
         self._meter = Meter(
-            lambda: walex.settings,
+            lambda: walex.settings.slot_settings(),  # noqa: PLW0108 - the settings are replaced
             self._acknowledged,
             self._newest_waiting,
             self.statistics,
@@ -378,7 +378,7 @@ class Producer:
         # What the last connection brought has its tasks confirmed before anything is read twice.
         self._settle()
         self.activity.begin(Doing.CONNECTING)
-        stream, server, cluster, slot = open_stream(settings, self._read)
+        stream, server, cluster, slot = open_stream(settings.slot_settings(), self._read)
         self._slot_lsn = (slot.confirmed_flush_lsn if slot is not None else None) or Lsn(0)
         try:
             self._meet(cluster)
@@ -455,7 +455,7 @@ class Producer:
 
     def _plan_anew(self) -> None:
         self._catalog.close()
-        self._catalog = Catalog(self._settings)
+        self._catalog = Catalog(self._settings.connection_settings(), self._settings.publication)
         self._planner = Planner(self._settings, self._walex.handlers, self._catalog, self.statistics)
 
     def _meet(self, cluster: Cluster) -> None:

@@ -169,7 +169,7 @@ EARLIEST, LATEST = (
 
 
 def check_timestamp(microseconds: int) -> None:
-    """Raise :class:`DecodeError` for what :func:`timestamp` raises it for."""
+    """Raise :class:`DecodeError` for a timestamp that no datetime can hold."""
     if not EARLIEST <= microseconds <= LATEST:
         raise DecodeError(f"a timestamp of {microseconds} us since 2000-01-01 is out of range")
 
@@ -183,9 +183,9 @@ def timestamp(microseconds: int) -> datetime:
 def read_tuple(payload: bytes, offset: int) -> tuple[list[Cell], int]:
     """The TupleData at *offset*: its cells, and the offset after it.
 
-    Cells stay the bytes that Postgres printed until somebody reads them. The walk trusts the lengths
-    and lets the caller compare the end with the payload's: offsets only grow, so a length that lies
-    shows up there (:func:`check_end`), and nothing is checked per column.
+    Cells stay the bytes that Postgres printed until they are read. The walk trusts the lengths and lets
+    the caller compare the end with the payload's: offsets only grow, so a wrong length shows up there
+    (:func:`check_end`), and nothing is checked per column.
     """
     cells: list[Cell] = []
     append = cells.append

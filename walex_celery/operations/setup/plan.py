@@ -26,9 +26,10 @@ from walex_celery.operations.setup.changes import (
 from walex_celery.operations.setup.requirements import Need, needs_of
 from walex_celery.operations.setup.schema import Schema, read_schema, require_tables
 from walex_celery.operations.setup.statements import Statements
-from walex_celery.postgres.connection import explain_error, wal_level_error
+from walex_celery.postgres.errors import explain_slot_error, wal_level_error
 from walex_celery.postgres.failover import check_failover
-from walex_celery.postgres.slot import check_slot, find_slot, inspect_server
+from walex_celery.postgres.server import inspect_server
+from walex_celery.postgres.slot import check_slot, find_slot
 from walex_celery.settings.model import WalExSettings, changed
 
 #: Where an administrator's connection may be given, so that its password is in no process list.
@@ -198,12 +199,13 @@ def _current_role(connection: Connection) -> str:
 def _fit_slot(connection: Connection, settings: WalExSettings, statements: Statements) -> list[Fit]:
     if not settings.durable_slot:
         return []
-    slot = find_slot(connection, settings)
-    check_failover(inspect_server(connection, settings), slot, settings)
+    wanted = settings.slot_settings()
+    slot = find_slot(connection, wanted)
+    check_failover(inspect_server(connection, wanted.connection), slot, wanted)
     if slot is None:
         return [Fit(statements.create_slot(settings), f"durable slot {settings.slot!r} is missing")]
     # In use is as it should be.
-    check_slot(msgspec.structs.replace(slot, active_pid=None), settings)
+    check_slot(msgspec.structs.replace(slot, active_pid=None), wanted)
     return []
 
 
@@ -247,7 +249,7 @@ def check_wal_level(connection: Connection) -> None:
 
 def _explain(error: psycopg2.Error, fit: Fit, settings: WalExSettings) -> WalExError:
     if error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE or "slot" in fit.sql:
-        return explain_error(error, settings)
+        return explain_slot_error(error, settings.slot_settings())
     text = str(error).strip().partition("\n")[0]
     if "FOR ALL TABLES" in fit.sql:
         who = "a superuser may make it"

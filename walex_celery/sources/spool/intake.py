@@ -11,7 +11,8 @@ from typing import Final
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read, open_stream
-from walex_celery.postgres.slot import Server, Slot
+from walex_celery.postgres.server import Server
+from walex_celery.postgres.slot import Slot
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.retry.loop import Retrying
@@ -121,7 +122,7 @@ class Intake(threading.Thread):
         """Connect and read until stopped or broken."""
         settings = self._settings
         self._activity.begin(Doing.CONNECTING)
-        stream, server, cluster, slot = open_stream(settings, self._read)
+        stream, server, cluster, slot = open_stream(settings.slot_settings(), self._read)
         try:
             log = self._open(cluster)
             with self._activity.during(Doing.CREATING_SLOT):

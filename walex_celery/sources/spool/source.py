@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from walex_celery.errors import ConfigurationError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.stream import StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.settings.model import WalExSettings
