@@ -63,7 +63,7 @@ def setup_command(
         application = choose(ctx.obj.app, name)
         application.import_modules()
         settings = administrator(application.settings, url)
-        connection = connect(settings)
+        connection = connect(settings.connection_settings())
         try:
             found = plan(
                 connection, settings, application.handlers, decide=decide, role=application.settings.username

@@ -15,9 +15,10 @@ from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.schema import TABLE
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import PostgresUnavailable, SetupError, WalExError
-from walex_celery.postgres.connection import connect, explain_error
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.errors import explain_error
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import ConnectionSettings
 
 Result = TypeVar("Result")
 
@@ -52,10 +53,11 @@ class Access(NamedTuple):
 
 
 class PostgresStore:
-    """The letters of *settings*' instance in its database; see :class:`~walex_celery.dead_letters.store.Store`."""
+    """The letters of *instance*, in the database it reads; see :class:`~walex_celery.dead_letters.store.Store`."""
 
-    def __init__(self, settings: WalExSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, instance: str) -> None:
         self._settings = settings
+        self._name = instance
         self._connection: Connection | None = None
         self._ascii = False
 
@@ -141,7 +143,7 @@ class PostgresStore:
 
     @property
     def _instance(self) -> str:
-        return self._text(self._settings.name)
+        return self._text(self._name)
 
     def _connected(self) -> Connection:
         if self._connection is None:

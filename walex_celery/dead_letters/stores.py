@@ -46,7 +46,7 @@ def store_to_write(settings: WalExSettings) -> Store:
     """
     where = settings.dead_letters
     if where in ("auto", "postgres"):
-        postgres = PostgresStore(settings)
+        postgres = PostgresStore(settings.connection_settings(), settings.name)
         access = postgres.access()
         if access is not None and access.writable:
             logger.info("dead letters go to %s", postgres.where)
@@ -71,7 +71,7 @@ def stores_to_read(settings: WalExSettings) -> list[Store]:
     """
     found: list[Store] = []
     if settings.dead_letters in ("auto", "postgres"):
-        postgres = PostgresStore(settings)
+        postgres = PostgresStore(settings.connection_settings(), settings.name)
         access = postgres.access()
         if settings.dead_letters == "postgres" or (access is not None and access.readable):
             found.append(postgres)

@@ -16,7 +16,7 @@ from walex_celery.handlers.registry import KINDS, Handler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
-from walex_celery.postgres.slot import check_prerequisites, inspect_server
+from walex_celery.postgres.server import check_prerequisites, inspect_server
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.settings.model import WalExSettings, changed
 
@@ -39,16 +39,17 @@ def tail(
     settings = changed(settings, "replace", "durable_slot", False)
     wanted = list(tables) or list(settings.subscriptions) or [ALL_TABLES]
     settings = changed(settings, "replace", "subscriptions", wanted)
-    catalog = Catalog(settings)
-    connection = connect(settings)
+    slot = settings.slot_settings()
+    catalog = Catalog(slot.connection, slot.publications)
+    connection = connect(slot.connection)
     try:
-        check_prerequisites(connection, settings)
-        server = inspect_server(connection, settings)
+        check_prerequisites(connection, slot)
+        server = inspect_server(connection, slot.connection)
     finally:
         connection.close()
     planner = Planner(settings, [_everything("on_event"), _everything("on_message")], catalog)
     assembler = Assembler(planner.plan, planner.message_plan, planner.message_source(), catalog.announce)
-    stream = ReplicationStream(settings, server)
+    stream = ReplicationStream(slot, server)
     try:
         stream.create_slot()
         stream.start()

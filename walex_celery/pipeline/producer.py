@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from walex_celery.app import WalEx
 from walex_celery.errors import Fenced, HandlerError, WalExError
@@ -25,10 +26,10 @@ from walex_celery.pipeline.takeover import take_over_for
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
 from walex_celery.retry.loop import Retrying
-from walex_celery.settings.model import CONNECTION_KEYS, PLACE_KEYS
+from walex_celery.settings.model import CONNECTION_KEYS, PLACE_KEYS, WalExSettings
 from walex_celery.sources.choose import source_for
 from walex_celery.sources.middleware import register, unregister
-from walex_celery.sources.protocol import ChangeStream, ReadAgain
+from walex_celery.sources.protocol import ChangeSource, ChangeStream, ReadAgain
 from walex_celery.telemetry.activity import Activity, Doing
 from walex_celery.telemetry.report import ProducerStatus, node_name
 from walex_celery.telemetry.statistics import Statistics
@@ -90,13 +91,7 @@ class Producer:
                 self.statistics,
                 self.activity,
                 control,
-                make_source=partial(
-                    source_for,
-                    standby=self._standby,
-                    activity=self.activity,
-                    streaming=self.streaming,
-                    stopping=control.stopping,
-                ),
+                make_source=self._make_source,
                 acknowledged=self._acknowledged,
                 newest=self._newest_waiting,
             )
@@ -179,6 +174,18 @@ class Producer:
             return self.statistics.newest
         return None
 
+    def _make_source(self, settings: WalExSettings, middleware: Callable[[], Any]) -> ChangeSource:
+        return source_for(
+            settings.name,
+            middleware,
+            standby=self._standby,
+            reconnect_timeout=settings.reconnect_timeout,
+            log_interval=settings.log_interval,
+            activity=self.activity,
+            streaming=self.streaming,
+            stopping=self._control.stopping,
+        )
+
     # Connections, one after the other.
 
     def _run_once(self, run: Run, retrying: Retrying) -> None:
@@ -190,7 +197,7 @@ class Producer:
                 # What the last connection brought has its tasks confirmed before anything is read twice.
                 self._session.settle()
             self.activity.begin(Doing.CONNECTING)
-            stream = run.source.open(run.settings, self._read, run.delivery.confirmed_lsn)
+            stream = run.source.open(run.settings.slot_settings(), self._read, run.delivery.confirmed_lsn)
             if stream is not None:
                 self._stream(run, stream, retrying)
         except _Reconnect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
@@ -48,7 +48,7 @@ class Run:
         statistics: where all is counted.
         activity: of the producer's thread.
         control: says when to stop.
-        make_source: makes the source that settings ask for; gets what gives those in force.
+        make_source: makes the source that settings ask for; gets them, and what gives the middleware in force.
         acknowledged: gives what Postgres may forget, or ``None`` while nothing is streamed.
         newest: gives the commit time of the transaction being worked on, if one is.
 
@@ -67,7 +67,7 @@ class Run:
         activity: Activity,
         control: Control,
         *,
-        make_source: Callable[[Callable[[], WalExSettings]], ChangeSource],
+        make_source: Callable[[WalExSettings, Callable[[], Any]], ChangeSource],
         acknowledged: Callable[[], Lsn | None],
         newest: Callable[[], datetime | None],
     ) -> None:
@@ -94,7 +94,7 @@ class Run:
         )
         self.progress = Progress(settings.log_interval)
         self.meter = Meter(
-            lambda: walex.settings,
+            lambda: walex.settings.slot_settings(),  # noqa: PLW0108 - the settings are replaced
             acknowledged,
             newest,
             statistics,
@@ -113,7 +113,7 @@ class Run:
 
     def _new_source(self) -> ChangeSource:
         self._has_middleware = self.settings.message_middleware is not None
-        source = self._make_source(lambda: self.settings)
+        source = self._make_source(self.settings, lambda: self.settings.message_middleware)
         self._control.wakes(source.wake)
         return source
 

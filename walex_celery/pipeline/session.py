@@ -44,7 +44,7 @@ class Session:
     ) -> None:
         self.stream = stream
         self.is_open = True
-        self.catalog = Catalog(settings)
+        self.catalog = Catalog(settings.connection_settings(), settings.publication)
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._planner = Planner(settings, handlers, self.catalog, statistics)

@@ -55,7 +55,7 @@ class Ledger:
     def hand(self, message: StreamMessage) -> None:
         """Note that the middleware is about to get *message*."""
         self._handed_messages = _count(self._handed_messages, message)
-        end_lsn = completed_lsn(message)
+        end_lsn = pgoutput.completed_lsn(message.payload)
         if end_lsn is not None:
             self._last = end_lsn
             if end_lsn > self.safe_lsn:
@@ -64,7 +64,7 @@ class Ledger:
 
     def store(self, message: StreamMessage) -> None:
         """Note that the middleware answers for *message* itself."""
-        end_lsn = completed_lsn(message)
+        end_lsn = pgoutput.completed_lsn(message.payload)
         if end_lsn is not None:
             self._stored.add(end_lsn)
             self._advance()
@@ -72,7 +72,7 @@ class Ledger:
     def process(self, message: StreamMessage) -> None:
         """Note that *message* came through processing (not yet confirmed by the broker)."""
         self._processed_messages = _count(self._processed_messages, message)
-        end_lsn = completed_lsn(message)
+        end_lsn = pgoutput.completed_lsn(message.payload)
         if end_lsn is not None:
             self._processed.append(_Processed(end_lsn, self._processed_messages))
             self._processed_messages = 0
@@ -113,23 +113,6 @@ class Ledger:
 
 def _count(before: int | None, message: StreamMessage) -> int | None:
     """Messages of a transaction so far. A stream that broke in the middle of one begins it anew."""
-    if message.payload[:1] == b"B":
+    if pgoutput.is_begin(message.payload):
         return 1
     return None if before is None else before + 1
-
-
-def completed_lsn(message: StreamMessage) -> int | None:
-    """The position that is reached with *message*, if it completes a transaction or stands outside of one.
-
-    Raises:
-        DecodeError: for bytes that are no such message.
-    """
-    payload = message.payload
-    if payload[:1] == b"C":
-        pgoutput.check_end(payload, 26, "Commit")
-        return int.from_bytes(payload[10:18], "big")
-    if payload[:1] == b"M" and payload[1:2] != b"\x01":
-        decoded = pgoutput.decode(payload)
-        assert isinstance(decoded, pgoutput.LogicalMessage)
-        return None if decoded.transactional else decoded.lsn
-    return None

@@ -16,10 +16,10 @@ from typing import Any, Final, Protocol
 from walex_celery.errors import MiddlewareError
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.stream import StreamMessage
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
 from walex_celery.sources.inbox import Inbox
 from walex_celery.sources.ledger import Ledger
 from walex_celery.sources.protocol import Pipe, Slice
@@ -217,10 +217,10 @@ class MiddlewareSource:
         """As for the slot alone."""
         return self._slot.handover_seconds
 
-    def open(self, settings: WalExSettings, read: Read, done: Lsn) -> MiddlewareStream:
+    def open(self, settings: SlotSettings, read: Read, done: Lsn) -> MiddlewareStream:
         """Connect; nothing is streamed yet."""
         stream = self._slot.open(settings, read, done)
-        if self._ledger is None or not settings.durable_slot or stream.cluster != self._cluster:
+        if self._ledger is None or not settings.durable or stream.cluster != self._cluster:
             self._ledger = Ledger()
         else:
             self._ledger.reconnect()

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
 from walex_celery.telemetry.activity import Activity
 from walex_celery.telemetry.report import SpoolStatus
 
@@ -125,7 +125,7 @@ class ChangeSource(Protocol):
     @property
     def handover_seconds(self) -> float: ...  # noqa: D102
 
-    def open(self, settings: WalExSettings, read: Read, done: Lsn) -> ChangeStream | None:
+    def open(self, settings: SlotSettings, read: Read, done: Lsn) -> ChangeStream | None:
         """Connect, and check all that must be right before a slot is touched; ``None``: nothing yet, ask again.
 
         Args:

@@ -7,9 +7,9 @@ from typing import Final
 
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Opened, Read, open_stream
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.stream import StreamMessage
 from walex_celery.retry.loop import HANDOVER_SECONDS
-from walex_celery.settings.model import WalExSettings
 from walex_celery.sources.protocol import Pipe, Slice
 from walex_celery.telemetry.activity import Activity, Doing
 
@@ -116,11 +116,11 @@ class SlotSource:
         self._streaming = streaming
         self._stream: SlotStream | None = None
 
-    def open(self, settings: WalExSettings, read: Read, done: Lsn) -> SlotStream:
+    def open(self, settings: SlotSettings, read: Read, done: Lsn) -> SlotStream:
         """Connect; nothing is streamed yet."""
         self._stream = SlotStream(
             open_stream(settings, read),
-            durable=settings.durable_slot,
+            durable=settings.durable,
             activity=self._activity,
             streaming=self._streaming,
         )

@@ -81,7 +81,7 @@ def test_no_slot_is_free(clinic: Clinic) -> None:
 
 def test_no_sender_is_free(clinic: Clinic) -> None:
     clinic.leave()
-    superuser = clinic.application(url=clinic.database.url).settings
+    superuser = clinic.application(url=clinic.database.url).settings.connection_settings()
     with contextlib.ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(contextlib.closing(connect_replication(superuser)))

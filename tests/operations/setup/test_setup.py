@@ -52,7 +52,7 @@ Decide = Callable[[Question], bool]
 
 def statements(walex: WalEx, decide: Decide = default) -> list[str]:
     """What setup would run."""
-    connection = connect(walex.settings)
+    connection = connect(walex.settings.connection_settings())
     try:
         return [
             change.sql for change in plan(connection, walex.settings, walex.handlers, decide=decide).changes
@@ -63,7 +63,7 @@ def statements(walex: WalEx, decide: Decide = default) -> list[str]:
 
 def set_up(walex: WalEx, decide: Decide = default) -> list[str]:
     """Run setup, and see that a second run would find nothing to do; gives what ran."""
-    connection = connect(walex.settings)
+    connection = connect(walex.settings.connection_settings())
     try:
         found = plan(connection, walex.settings, walex.handlers, decide=decide)
         run(connection, walex.settings, found.changes)

@@ -22,8 +22,9 @@ from walex_celery.operations.doctor.services import Service, service_of
 from walex_celery.operations.setup.requirements import TableRequirement, requirements_of
 from walex_celery.operations.setup.schema import Schema, read_schema
 from walex_celery.operations.setup.statements import Statements
-from walex_celery.postgres.connection import connect, hide_secrets
-from walex_celery.postgres.slot import Slot, find_slot
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.errors import hide_secrets
+from walex_celery.postgres.slot import Slot, SlotCounts, count_slots, find_slot
 from walex_celery.settings.model import WalExSettings
 
 #: Timeout for Postgres and the broker; short, for the doctor is called when something hangs.
@@ -78,7 +79,7 @@ class Context:
         Raises:
             WalExError: it failed; the message has the fix.
         """
-        self._connection = connect(self.settings)
+        self._connection = connect(self.settings.connection_settings())
         with self._connection.cursor() as cursor:
             cursor.execute(f"SET statement_timeout = '{PATIENCE_SECONDS:g}s'")
 
@@ -138,7 +139,12 @@ class Context:
     @cached_property
     def slot(self) -> Slot | None:
         """The slot, if it exists."""
-        return find_slot(self.connection, self.settings)
+        return find_slot(self.connection, self.settings.slot_settings())
+
+    @cached_property
+    def slot_counts(self) -> SlotCounts:
+        """How many slots the server has, of all databases."""
+        return count_slots(self.connection, self.settings.connection_settings())
 
     # The broker.
 
@@ -210,7 +216,7 @@ class Context:
     def scrub(self, text: str) -> str:
         """*text* with secrets redacted."""
         with contextlib.suppress(ConfigurationError):
-            text = hide_secrets(text, self.settings)
+            text = hide_secrets(text, self.settings.secrets())
         return self._link.scrub(text) if self._link is not None else text
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from walex_celery.operations.doctor.error_finding import finding_of
 from walex_celery.operations.doctor.finding import Finding, do, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
 from walex_celery.postgres.connection import connect_replication
-from walex_celery.postgres.slot import may_replicate
+from walex_celery.postgres.server import may_replicate
 
 EXPIRES_SOON_DAYS: Final = 7
 _DIRECTLY: Final = (
@@ -25,7 +25,7 @@ _DIRECTLY: Final = (
 @check("the role may replicate")
 def role_may_replicate(context: Context) -> Iterator[Finding]:
     """The REPLICATION attribute, or its equivalent in a managed service."""
-    if may_replicate(context.connection, context.settings):
+    if may_replicate(context.connection, context.settings.connection_settings()):
         return
     service = context.service
     grant = (
@@ -58,10 +58,10 @@ def role_expires(context: Context) -> Iterator[Finding]:
 @check("a replication connection can be opened")
 def replication_connection(context: Context) -> Iterator[Finding]:
     """Streaming needs a special connection, which pg_hba.conf, a pooler or a limit may refuse on its own."""
-    if not may_replicate(context.connection, context.settings):
+    if not may_replicate(context.connection, context.settings.connection_settings()):
         raise LeftOut
     try:
-        connect_replication(context.settings).close()
+        connect_replication(context.settings.connection_settings()).close()
     except NoFreeSlot:
         raise LeftOut from None
     except WalExError as error:

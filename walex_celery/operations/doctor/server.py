@@ -71,8 +71,7 @@ def wal_level(context: Context) -> Iterator[Finding]:
 def free_slots(context: Context) -> Iterator[Finding]:
     """There is a free slot for the producer, unless it has one."""
     limit = int(context.parameters["max_replication_slots"])
-    ((used,),) = context.rows("SELECT count(*) FROM pg_replication_slots")
-    if context.slot is None and used >= limit:
+    if context.slot is None and context.slot_counts.all >= limit:
         wanted = max(10, limit + 5)
         yield Finding(
             "free_slots",

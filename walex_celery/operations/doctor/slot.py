@@ -21,18 +21,9 @@ MUCH_LAG_BYTES: Final = 1 << 30
 #: The part of max_slot_wal_keep_size that should still be free.
 LITTLE_LEFT: Final = 0.25
 
-_STATE = """
-SELECT wal_status, safe_wal_size, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-         ELSE pg_current_wal_lsn() END - confirmed_flush_lsn, CASE WHEN pg_is_in_recovery()
-         THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn
-FROM pg_replication_slots WHERE slot_name = %s
-"""
 _READER = """
 SELECT usename, application_name, coalesce(host(client_addr), 'a local socket') FROM pg_stat_replication
 WHERE pid = %s
-"""
-_STANDBYS = """
-SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND active
 """
 
 
@@ -71,10 +62,10 @@ def slot_usable(context: Context) -> Iterator[Finding]:
     if slot.temporary and slot.active_pid is not None and not context.settings.durable_slot:
         return  # a running producer's
     try:
-        check_slot(msgspec.structs.replace(slot, active_pid=None), context.settings)
+        check_slot(msgspec.structs.replace(slot, active_pid=None), context.settings.slot_settings())
     except WalExError as error:
         found = finding_of("slot_usable", "error", error)
-        if slot.wal_status == "lost":
+        if slot.is_lost:
             found = msgspec.structs.replace(
                 found, fix=(*sql(context.statements.drop_slot(context.settings)), *_backfill(context))
             )
@@ -92,7 +83,7 @@ def _backfill(context: Context) -> tuple[Step, ...]:
 def slot_read(context: Context) -> Iterator[Finding]:
     """Who reads the slot. Postgres keeps WAL for a durable slot that is not read."""
     slot, settings = context.slot, context.settings
-    if slot is None or slot.wal_status == "lost":
+    if slot is None or slot.is_lost:
         raise LeftOut
     if slot.active_pid is None:
         if settings.durable_slot:
@@ -115,9 +106,9 @@ def slot_read(context: Context) -> Iterator[Finding]:
 def slot_lag(context: Context) -> Iterator[Finding]:
     """How far the slot is behind, and how close to being lost."""
     slot = context.slot
-    if slot is None or slot.wal_status == "lost":
+    if slot is None or slot.is_lost:
         raise LeftOut
-    ((status, safe_bytes, lag_bytes, held_bytes),) = context.rows(_STATE, [slot.name])
+    safe_bytes, lag_bytes = slot.safe_wal_bytes, slot.lag_bytes
     keep_bytes = int(context.parameters["max_slot_wal_keep_size"]) << 20
     doubled = set_parameter(
         context.service, "max_slot_wal_keep_size", f"{max(1, keep_bytes >> 20) * 2}MB", restart=False
@@ -126,9 +117,9 @@ def slot_lag(context: Context) -> Iterator[Finding]:
     limit = f"max_slot_wal_keep_size is {human_bytes(keep_bytes)}"
     behind = (
         f"slot {slot.name!r} is {human_bytes(lag_bytes or 0)} behind, "
-        f"and Postgres keeps {human_bytes(held_bytes or 0)} of WAL for it"
+        f"and Postgres keeps {human_bytes(slot.retained_bytes or 0)} of WAL for it"
     )
-    if status == "unreserved" or (safe_bytes is not None and safe_bytes <= 0):
+    if slot.wal_status == "unreserved" or (safe_bytes is not None and safe_bytes <= 0):
         yield Finding(
             "slot_lag",
             "error",
@@ -155,11 +146,7 @@ def slot_failover(context: Context) -> Iterator[Finding]:
     settings = context.settings
     if not settings.durable_slot or context.slot is None or context.connection.server_version < 170000:
         raise LeftOut
-    ((standbys,),) = context.rows(_STANDBYS)
-    ((failover,),) = context.rows(
-        "SELECT failover FROM pg_replication_slots WHERE slot_name = %s", [settings.slot]
-    )
-    if standbys and not failover:
+    if context.slot_counts.standbys and not context.slot.failover:
         yield Finding(
             "slot_failover",
             "warning",

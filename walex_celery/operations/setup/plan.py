@@ -26,9 +26,10 @@ from walex_celery.operations.setup.changes import (
 from walex_celery.operations.setup.requirements import TableRequirement, requirements_of
 from walex_celery.operations.setup.schema import Schema, read_schema, require_tables
 from walex_celery.operations.setup.statements import Statements
-from walex_celery.postgres.connection import explain_error, wal_level_error
+from walex_celery.postgres.errors import explain_slot_error, wal_level_error
 from walex_celery.postgres.failover import check_failover
-from walex_celery.postgres.slot import check_slot, find_slot, inspect_server
+from walex_celery.postgres.server import inspect_server
+from walex_celery.postgres.slot import check_slot, find_slot
 from walex_celery.settings.model import WalExSettings, changed
 
 #: The environment variable for an administrator's url, which keeps its password out of process lists.
@@ -200,12 +201,13 @@ def _current_role(connection: Connection) -> str:
 def _slot_changes(connection: Connection, settings: WalExSettings, statements: Statements) -> list[Change]:
     if not settings.durable_slot:
         return []
-    slot = find_slot(connection, settings)
-    check_failover(inspect_server(connection, settings), slot, settings)
+    wanted = settings.slot_settings()
+    slot = find_slot(connection, wanted)
+    check_failover(inspect_server(connection, wanted.connection), slot, wanted)
     if slot is None:
         return [Change(statements.create_slot(settings), f"durable slot {settings.slot!r} is missing")]
     # A slot in use is fine.
-    check_slot(msgspec.structs.replace(slot, active_pid=None), settings)
+    check_slot(msgspec.structs.replace(slot, active_pid=None), wanted)
     return []
 
 
@@ -249,7 +251,7 @@ def check_wal_level(connection: Connection) -> None:
 
 def _explain(error: psycopg2.Error, change: Change, settings: WalExSettings) -> WalExError:
     if error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE or "slot" in change.sql:
-        return explain_error(error, settings)
+        return explain_slot_error(error, settings.slot_settings())
     text = str(error).strip().partition("\n")[0]
     if "FOR ALL TABLES" in change.sql:
         who = "only a superuser may create it"

@@ -13,7 +13,7 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.errors import SetupError
 from walex_celery.filters import Table
-from walex_celery.postgres.connection import explain_error
+from walex_celery.postgres.errors import explain_error
 from walex_celery.settings.model import WalExSettings
 
 #: The first version with column lists, row filters and schemas in publications.
@@ -176,7 +176,7 @@ def read_schema(connection: Connection, settings: WalExSettings) -> Schema:
             memberships = _rows(cursor, members)
             schemas = _rows(cursor, _SCHEMAS) if modern else []
     except psycopg2.Error as error:
-        raise explain_error(error, settings) from error
+        raise explain_error(error, settings.connection_settings()) from error
     publications = [
         PublicationState(
             name,

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from walex_celery.errors import ConfigurationError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
 from walex_celery.sources.protocol import Pipe, Slice
 from walex_celery.sources.spool.bell import Bell
 from walex_celery.sources.spool.intake import Intake
@@ -33,16 +35,19 @@ OPEN_SECONDS: Final = 1.0
 class OpenSpool:
     """A spool whose folder is locked, and whose log is being filled, until :meth:`close`.
 
+    Args:
+        spool: the setting.
+        settings: of the slot.
+        make_intake: makes the thread that fills the log.
+
     Raises:
         SlotInUse: another producer of this host has the spool.
         ConfigurationError: its folder can't be used.
     """
 
-    def __init__(
-        self, spool: Spool, settings: WalExSettings, *, standby: bool, streaming: threading.Event
-    ) -> None:
+    def __init__(self, spool: Spool, settings: SlotSettings, make_intake: Callable[..., Intake]) -> None:
         self._spool = spool
-        self._slot = settings.slot
+        self._slot = settings.name
         try:
             spool.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FolderLock(spool.folder)
@@ -56,13 +61,11 @@ class OpenSpool:
         self.bell = Bell()
         #: What the thread that reads the slot is doing.
         self.activity = Activity()
-        self.intake = Intake(
+        self.intake = make_intake(
             settings,
             self._open_log,
             max_bytes=spool.max_bytes,
-            standby=standby,
             notify=self.bell.ring,
-            streaming=streaming,
             activity=self.activity,
         )
         self.intake.start()
@@ -171,16 +174,31 @@ class SpoolSource:
     Args:
         spool: the setting.
         standby: wait for a slot that is in use.
+        reconnect_timeout: seconds of failed connects after which it gives up; ``None`` for never.
+        log_interval: seconds between two warnings about the same thing.
         streaming: set while the slot is being streamed into the spool.
     """
 
     #: Its own thread waits for the slot, and its lock ends with the process that had it.
     handover_seconds: Final = 0.0
 
-    def __init__(self, spool: Spool, *, standby: bool, streaming: threading.Event) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        *,
+        standby: bool,
+        reconnect_timeout: float | None,
+        log_interval: float,
+        streaming: threading.Event,
+    ) -> None:
         self._spool = spool
-        self._standby = standby
-        self._streaming = streaming
+        self._make_intake = partial(
+            Intake,
+            standby=standby,
+            reconnect_timeout=reconnect_timeout,
+            log_interval=log_interval,
+            streaming=streaming,
+        )
         self._open: OpenSpool | None = None
         self._reader: Reader | None = None
 
@@ -189,7 +207,7 @@ class SpoolSource:
         """What the thread that reads the slot is doing."""
         return None if self._open is None else self._open.activity
 
-    def open(self, settings: WalExSettings, read: Read, done: Lsn) -> SpoolStream | None:
+    def open(self, settings: SlotSettings, read: Read, done: Lsn) -> SpoolStream | None:
         """Read from where everything up to *done* is done, what describes it first.
 
         ``None`` while the slot has not been streamed for the first time.
@@ -198,7 +216,7 @@ class SpoolSource:
             WalExError: what ended the reading of the slot; SpoolError for a damaged log.
         """
         if self._open is None:
-            self._open = OpenSpool(self._spool, settings, standby=self._standby, streaming=self._streaming)
+            self._open = OpenSpool(self._spool, settings, self._make_intake)
         intake = self._open.intake
         intake.reconnect(settings)
         if intake.server is None and intake.failure is None:
