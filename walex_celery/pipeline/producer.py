@@ -25,7 +25,7 @@ from walex_celery.errors import (
     HandlerError,
     WalExError,
 )
-from walex_celery.handlers.registry import Route
+from walex_celery.handlers.routes import Route
 from walex_celery.pipeline.assembler import Chunk
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.dispatcher import Dispatcher
@@ -42,7 +42,8 @@ from walex_celery.postgres.slot import Server
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.retry.loop import HANDOVER_SECONDS, Retrying
-from walex_celery.settings.model import CONNECTION_KEYS, PLACE_KEYS, WalExSettings
+from walex_celery.settings.changes import CONNECTION_KEYS, PLACE_KEYS
+from walex_celery.settings.model import WalExSettings
 from walex_celery.sources.inbox import Inbox
 from walex_celery.sources.middleware import STORED, Ledger, register, unregister
 from walex_celery.sources.spool import Rewound, Spool, SpooledStream

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from walex_celery.filters import OWN_SCHEMA, Table
+from walex_celery.handlers.kinds import WITH_OLD_ROW
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, do, python, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
@@ -194,7 +195,7 @@ def column_lists(context: Context) -> Iterator[Finding]:
                     sql(whole),
                 )
             identity = need.state.columns if need.state.old_rows_are_whole else need.state.key
-            if {"update", "delete"} & publication.operations and not set(identity) <= set(member.columns):
+            if WITH_OLD_ROW & publication.operations and not set(identity) <= set(member.columns):
                 yield Finding(
                     "column_lists",
                     "error",
@@ -227,4 +228,4 @@ def row_filters(context: Context) -> Iterator[Finding]:
 
 def publishes_old_rows(publication: PublicationState) -> bool:
     """Whether updates or deletes are sent, for which Postgres needs a replica identity."""
-    return bool({"update", "delete"} & publication.operations)
+    return bool(WITH_OLD_ROW & publication.operations)

@@ -12,11 +12,12 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.dead_letters import TABLE, schema_sql
 from walex_celery.filters import Table
+from walex_celery.handlers.kinds import PUBLISHED
 from walex_celery.handlers.policies import may_dead_letter
 from walex_celery.handlers.registry import Handler
 from walex_celery.operations.setup.requirements import Need
 from walex_celery.operations.setup.schema import Schema, TableState, missing_publications
-from walex_celery.operations.setup.statements import OPERATIONS, Statements
+from walex_celery.operations.setup.statements import Statements
 from walex_celery.settings.model import WalExSettings
 
 
@@ -108,7 +109,7 @@ def fit_publications(
             statements.publish_via_root(name), f"rows would come under the names of partitions of {told}"
         )
     for name, operations in unpublished_operations(needs, schema).items():
-        told = ", ".join(operation for operation in OPERATIONS if operation in operations)
+        told = ", ".join(operation for operation in PUBLISHED if operation in operations)
         yield Fit(
             statements.publish(schema.publications[name], operations),
             f"handlers want {told}, which is not published",

@@ -29,7 +29,8 @@ from walex_celery.operations.setup.statements import Statements
 from walex_celery.postgres.connection import explain_error, wal_level_error
 from walex_celery.postgres.failover import check_failover
 from walex_celery.postgres.slot import check_slot, find_slot, inspect_server
-from walex_celery.settings.model import WalExSettings, changed
+from walex_celery.settings.changes import changed
+from walex_celery.settings.model import WalExSettings
 
 #: Where an administrator's connection may be given, so that its password is in no process list.
 ADMIN_URL_VARIABLE: Final = "WALEX_ADMIN_URL"

@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import msgspec
 
 from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.handlers.kinds import DELETE, PUBLISHED, UPDATE, WITH_OLD_ROW
+from walex_celery.handlers.registry import Handler
 from walex_celery.operations.setup.schema import Schema, TableState
 from walex_celery.settings.model import WalExSettings
-
-_ROW_TYPES = ("insert", "update", "delete", "truncate")
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -20,7 +19,7 @@ class Need(msgspec.Struct, frozen=True):
     Attributes:
         state: the table.
         named: whether a subscription or a handler names it; ``"*"`` does not.
-        types: of events that some handler wants: insert, update, delete, truncate.
+        types: of events that some handler wants, of those that a publication sends.
         filter_columns: those that filters name, as far as the table has them.
         by_filters: handlers whose filters can't work without the whole old row, each with the reason.
         by_changes: handlers that are called without it, but see no ``changes`` and, of a deleted row, its key only.
@@ -77,20 +76,20 @@ def need_of(state: TableState, handlers: Iterable[Handler], *, named: bool) -> N
     by_filters: list[str] = []
     by_changes: list[str] = []
     for handler in handlers:
-        wanted = {kind for kind in _ROW_TYPES if handler.wants(state.table, kind)}
+        wanted = {kind for kind in PUBLISHED if handler.wants(state.table, kind)}
         if not wanted:
             continue
         types |= wanted
         filters = handler.filters
         columns |= {*filters.unwatched_records, *filters.unwatched_fields}.intersection(state.columns)
-        if filters.unwatched_fields and "update" in wanted:
+        if filters.unwatched_fields and UPDATE.name in wanted:
             by_filters.append(f"unwatched_fields of {handler.name}")
         elif hidden := sorted(set(filters.unwatched_records) - set(state.key)):
-            if "delete" in wanted and set(hidden).issubset(state.columns):
+            if DELETE.name in wanted and set(hidden).issubset(state.columns):
                 by_filters.append(f"unwatched_records of {handler.name} on deletes ({', '.join(hidden)})")
-            elif "update" in wanted:
+            elif UPDATE.name in wanted:
                 by_changes.append(handler.name)
-        elif wanted & {"update", "delete"}:
+        elif wanted & WITH_OLD_ROW:
             by_changes.append(handler.name)
     return Need(state, named, frozenset(types), frozenset(columns), tuple(by_filters), tuple(by_changes))
 
@@ -106,4 +105,4 @@ def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) 
 
 def wants_rows(handlers: Iterable[Handler]) -> bool:
     """Whether any handler is of tables, not only of messages."""
-    return any(set(KINDS[handler.kind]) & set(_ROW_TYPES) for handler in handlers)
+    return any(handler.of_tables for handler in handlers)
