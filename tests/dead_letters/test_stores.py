@@ -25,7 +25,8 @@ Opens = Callable[..., Store]
 def opening(database: Database) -> Opens:
     def opens(instance: str = "shop") -> Store:
         given = {"url": database.url, "name": instance, "publication": "events"}
-        return PostgresStore(load_settings(given, {}))
+        settings = load_settings(given, {})
+        return PostgresStore(settings.connection_settings(), settings.name)
 
     return opens
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import psycopg2
 from celery import Celery
 
-from tests.pipeline.queues import Queued
 from tests.support import Database, wait_until
+from tests.support.queues import Queued
 from walex_celery import WalEx
 from walex_celery.testing.servers import Postgres, Standby
 

@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import in_thread, running
+from tests.support.producers import in_thread, running
 from walex_celery import Event, Producer, SetupError, WalEx
 from walex_celery.errors import PrivilegeError, PublicationMissing, SlotLost, WalExError
 from walex_celery.testing.servers import Postgres

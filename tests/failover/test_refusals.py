@@ -8,13 +8,11 @@ from tests.failover.fake_server import answering, error, welcome
 from walex_celery import SetupError
 from walex_celery.errors import PostgresUnavailable
 from walex_celery.postgres.connection import connect, connect_replication
-from walex_celery.settings.model import WalExSettings, load_settings
+from walex_celery.postgres.parameters import ConnectionSettings
 
 
-def settings_for(port: int) -> WalExSettings:
-    return load_settings(
-        {"name": "shop", "url": f"postgresql://me@127.0.0.1:{port}/shop", "publication": "events"}, {}
-    )
+def settings_for(port: int) -> ConnectionSettings:
+    return ConnectionSettings(hosts=(("127.0.0.1", port),), database="shop", user="me")
 
 
 @pytest.mark.parametrize(

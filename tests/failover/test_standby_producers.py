@@ -10,9 +10,10 @@ import pytest
 
 from tests.broker.support import Proxy
 from tests.failover.support import ids_by_row
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
+from tests.support.process import producer_process
+from tests.support.queues import drain
+from tests.support.slots import active, confirmed, written
 from walex_celery.testing.servers import Postgres
 
 #: After so many seconds Postgres notices that a receiver is gone.

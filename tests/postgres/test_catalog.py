@@ -21,7 +21,9 @@ def catalog(database: Database) -> Iterator[Catalog]:
 
 
 def catalog_of(database: Database) -> Catalog:
-    return Catalog(load_settings({"name": "shop", "url": database.url, "publication": "events"}, {}))
+    given = {"name": "shop", "url": database.url, "publication": "events"}
+    settings = load_settings(given, {}).slot_settings()
+    return Catalog(settings.connection, settings.publications)
 
 
 def relation(database: Database, table: str) -> Relation:

@@ -20,42 +20,36 @@ from walex_celery.errors import (
 )
 from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import (
-    Server,
-    Slot,
-    check_prerequisites,
-    check_slot,
-    create_slot,
-    find_slot,
-    inspect_server,
-)
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server, check_prerequisites, inspect_server
+from walex_celery.postgres.slot import Slot, check_slot, create_slot, find_slot
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings.model import WalExSettings, load_settings
+from walex_celery.settings.model import load_settings
 from walex_celery.testing.servers import Postgres
 
 PASSWORD = "hunter2"
 
 
-def settings_of(database: Database, **keywords: object) -> WalExSettings:
+def settings_of(database: Database, **keywords: object) -> SlotSettings:
     given = {"name": "shop", "url": database.url, "publication": "events", "durable_slot": True, **keywords}
-    return load_settings(given, {})
+    return load_settings(given, {}).slot_settings()
 
 
-def check(settings: WalExSettings) -> Server:
+def check(settings: SlotSettings) -> Server:
     """What a producer does before it touches the slot."""
-    connection = connect(settings)
+    connection = connect(settings.connection)
     try:
         check_prerequisites(connection, settings)
         slot = find_slot(connection, settings)
         if slot is not None:
             check_slot(slot, settings)
-        return inspect_server(connection, settings)
+        return inspect_server(connection, settings.connection)
     finally:
         connection.close()
 
 
-def make_slot(settings: WalExSettings) -> Lsn | None:
-    connection = connect_replication(settings)
+def make_slot(settings: SlotSettings) -> Lsn | None:
+    connection = connect_replication(settings.connection)
     try:
         return create_slot(connection.cursor(), settings)
     finally:
@@ -63,18 +57,18 @@ def make_slot(settings: WalExSettings) -> Lsn | None:
 
 
 @pytest.fixture
-def settings(database: Database) -> WalExSettings:
+def settings(database: Database) -> SlotSettings:
     """Of an instance whose database has its publication; its slot is named after the database."""
     database.execute("CREATE PUBLICATION events FOR ALL TABLES")
     return settings_of(database, slot_name=database.name)
 
 
-def refused(settings: WalExSettings, kind: type[WalExError]) -> str:
+def refused(settings: SlotSettings, kind: type[WalExError]) -> str:
     """What is told when *settings* are refused with exactly *kind*."""
     with pytest.raises(kind) as caught:
         check(settings)
     assert type(caught.value) is kind
-    for secret in settings.secrets():
+    for secret in settings.connection.secrets():
         assert secret not in str(caught.value)
     return str(caught.value)
 
@@ -82,19 +76,19 @@ def refused(settings: WalExSettings, kind: type[WalExError]) -> str:
 # What is right.
 
 
-def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> None:
+def test_a_slot_is_made_once(settings: SlotSettings, database: Database) -> None:
     server = check(settings)
     made_at = make_slot(settings)
     assert make_slot(settings) is None
 
-    connection = connect(settings)
+    connection = connect(settings.connection)
     try:
         slot = find_slot(connection, settings)
     finally:
         connection.close()
     assert slot is not None
     assert (slot.name, slot.plugin, slot.type, slot.database, slot.temporary, slot.active_pid) == (
-        settings.slot, "pgoutput", "logical", database.name, False, None
+        settings.name, "pgoutput", "logical", database.name, False, None
     )  # fmt: skip
     assert slot.confirmed_flush_lsn == made_at
     assert check(settings) == server
@@ -102,8 +96,8 @@ def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> Non
     assert (server.database, server.wal_sender_timeout) == (database.name, 60)
 
 
-def test_there_is_no_slot_at_first(settings: WalExSettings) -> None:
-    connection = connect(settings)
+def test_there_is_no_slot_at_first(settings: SlotSettings) -> None:
+    connection = connect(settings.connection)
     try:
         assert find_slot(connection, settings) is None
     finally:
@@ -152,7 +146,7 @@ def role_of(database: Database, options: str) -> Iterator[str]:
         database.execute(f"DROP ROLE {role}")
 
 
-def test_a_role_without_replication(settings: WalExSettings, database: Database) -> None:
+def test_a_role_without_replication(settings: SlotSettings, database: Database) -> None:
     with role_of(database, "NOREPLICATION") as role:
         limited = settings_of(database, username=role, password=PASSWORD)
 
@@ -165,43 +159,43 @@ def test_a_role_without_replication(settings: WalExSettings, database: Database)
 def test_a_role_without_replication_can_not_connect_for_replication(database: Database) -> None:
     with role_of(database, "NOREPLICATION") as role:
         with pytest.raises(PrivilegeError, match="ALTER ROLE") as caught:
-            connect_replication(settings_of(database, username=role, password=PASSWORD))
+            connect_replication(settings_of(database, username=role, password=PASSWORD).connection)
         assert PASSWORD not in str(caught.value)
 
 
-def test_a_replication_role_needs_no_more(settings: WalExSettings, database: Database) -> None:
+def test_a_replication_role_needs_no_more(settings: SlotSettings, database: Database) -> None:
     with role_of(database, "REPLICATION") as role:
         check(settings_of(database, username=role, password=PASSWORD))
 
 
-def test_a_slot_of_another_plugin(settings: WalExSettings, database: Database) -> None:
-    database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [settings.slot])
+def test_a_slot_of_another_plugin(settings: SlotSettings, database: Database) -> None:
+    database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [settings.name])
 
     told = refused(settings, SlotMismatch)
 
     assert "is of plugin 'test_decoding', not 'pgoutput'" in told
-    assert f"SELECT pg_drop_replication_slot('{settings.slot}')" in told
+    assert f"SELECT pg_drop_replication_slot('{settings.name}')" in told
 
 
-def test_a_slot_of_another_database(settings: WalExSettings, postgres: Postgres) -> None:
+def test_a_slot_of_another_database(settings: SlotSettings, postgres: Postgres) -> None:
     other = postgres.create_database()
     try:
-        make_slot(settings_of(Database(postgres, other), slot_name=settings.slot))
+        make_slot(settings_of(Database(postgres, other), slot_name=settings.name))
 
         assert f"is of database '{other}'" in refused(settings, SlotMismatch)
     finally:
         postgres.drop_database(other)
 
 
-def test_a_physical_slot(settings: WalExSettings, database: Database) -> None:
-    database.execute("SELECT pg_create_physical_replication_slot(%s)", [settings.slot])
+def test_a_physical_slot(settings: SlotSettings, database: Database) -> None:
+    database.execute("SELECT pg_create_physical_replication_slot(%s)", [settings.name])
     try:
         assert "is a physical one" in refused(settings, SlotMismatch)
     finally:
-        database.execute("SELECT pg_drop_replication_slot(%s)", [settings.slot])
+        database.execute("SELECT pg_drop_replication_slot(%s)", [settings.name])
 
 
-def test_a_slot_in_use(settings: WalExSettings) -> None:
+def test_a_slot_in_use(settings: SlotSettings) -> None:
     server = check(settings)
     stream = ReplicationStream(settings, server)
     second = ReplicationStream(settings, server)
@@ -223,7 +217,7 @@ def test_a_slot_in_use_is_a_runtime_error_as_in_walex() -> None:
 
 def test_a_temporary_slot_of_that_name_is_in_use(database: Database) -> None:
     settings = settings_of(database, durable_slot=False, slot_name=database.name)
-    first = connect_replication(settings)
+    first = connect_replication(settings.connection)
     try:
         create_slot(first.cursor(), settings)
         with pytest.raises(SlotInUse, match="another slot_name="):
@@ -233,7 +227,9 @@ def test_a_temporary_slot_of_that_name_is_in_use(database: Database) -> None:
 
 
 def test_a_lost_slot() -> None:
-    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
+    settings = load_settings(
+        {"name": "shop", "database": "shop", "publication": "events"}, {}
+    ).slot_settings()
     slot = Slot("shop_walex", "pgoutput", "logical", "shop", False, None, None, "lost")
 
     with pytest.raises(SlotLost, match="max_slot_wal_keep_size"):
@@ -255,7 +251,7 @@ def test_a_slot_that_was_dropped_is_lost_whatever_its_name(database: Database) -
 # Servers of their own.
 
 
-def on_server(server: Postgres) -> WalExSettings:
+def on_server(server: Postgres) -> SlotSettings:
     database = Database(server, "postgres")
     database.execute("CREATE PUBLICATION events")
     return settings_of(database)
@@ -292,9 +288,9 @@ def test_no_slots_at_all() -> None:
 def test_no_free_walsender() -> None:
     with Postgres(settings={"fsync": "off", "max_wal_senders": "1"}) as server:
         settings = on_server(server)
-        first = connect_replication(settings)
+        first = connect_replication(settings.connection)
         try:
             with pytest.raises(NoFreeSlot, match="max_wal_senders"):
-                connect_replication(settings)
+                connect_replication(settings.connection)
         finally:
             first.close()

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from kombu.common import maybe_declare
 from kombu.utils.json import dumps, loads
 
+from walex_celery._failpoints import failpoint
 from walex_celery.broker.body import Bodies
 from walex_celery.broker.collect import Message
 from walex_celery.broker.envelope import EnvelopeTemplate, base64_body
@@ -317,6 +318,7 @@ class RedisWriter:
 
     def _read(self, sent: _Sent) -> Iterator[tuple[str, Exception]]:
         """Read the replies to a batch; yield what was refused, and why."""
+        failpoint("reply-unread")
         for target in sent.targets:
             try:
                 self._socket.read_response()

@@ -66,6 +66,10 @@ class Dispatcher:
         #: Whose tasks are in the broker already, where that is known (``exactly_once_enqueue``).
         self.enqueued: Enqueued | None = None
 
+    def packed_position(self) -> int | None:
+        """What is stored with the tasks dispatched so far (``exactly_once_enqueue``), or ``None``."""
+        return None if self.enqueued is None else self.enqueued.position.pack()
+
     def follow(self, timelines: Timelines) -> None:
         """What is dispatched from now on is of this history."""
         self._timelines = timelines

@@ -13,7 +13,7 @@ from walex_celery.errors import WalExError
 from walex_celery.handlers.policies import Halt, OnError
 from walex_celery.handlers.registry import Handler
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.server import Server
 from walex_celery.settings.model import WalExSettings
 
 # In the producer's name: whoever picks its lines out of a log has these too.

@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import ALL_TABLES, OWN_SCHEMA, Table, table_of
 from walex_celery.handlers.policies import DeadLetter, Halt, Retry, on_error_of
+from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
 from walex_celery.settings.hosts import DEFAULT_PORT, check_ports, hosts_of
 from walex_celery.settings.sources import loading_from, sources_of
 from walex_celery.settings.url import check_libpq, parse_url
@@ -265,16 +266,42 @@ class WalExSettings(EventModules):
         """Whether *table* is subscribed to."""
         return self.all_tables or table in self.subscriptions
 
+    def connection_settings(self) -> ConnectionSettings:
+        """How to connect to the database: what ``walex_celery.postgres`` is given of these settings."""
+        return ConnectionSettings(
+            hosts=tuple((host, int(port)) for host, port in hosts_of(self.hostname, self.port)),
+            database=self.database,
+            user=self.username,
+            password=self.password.get_secret_value() if self.password else None,
+            application_name=f"walex {self.name}",
+            sslmode=self.sslmode,
+            sslrootcert=self.sslrootcert,
+            sslcert=self.sslcert,
+            sslkey=self.sslkey,
+            connect_timeout=self.connect_timeout,
+            libpq=self.libpq,
+            hidden=(self.url.get_secret_value(),) if self.url else (),
+        )
+
+    def slot_settings(self) -> SlotSettings:
+        """Which slot is read, and where."""
+        tables = () if self.all_tables else self.subscriptions
+        return SlotSettings(
+            connection=self.connection_settings(),
+            name=self.slot,
+            publications=self.publication,
+            durable=self.durable_slot,
+            failover=self.failover,
+            tables=tuple((table.schema, table.name) for table in tables),
+        )
+
     def secrets(self) -> list[str]:
         """What must never be shown: the password, and the url that may hold it."""
-        found = [secret.get_secret_value() for secret in (self.password, self.url) if secret is not None]
-        return [secret for secret in found if secret]
+        return self.connection_settings().secrets()
 
     def address(self) -> str:
-        """Where the database is, in readable form: ``user@host:port/database``, never with a password."""
-        user = f"{self.username}@" if self.username else ""
-        hosts = ",".join(f"{host}:{port}" for host, port in hosts_of(self.hostname, self.port))
-        return f"{user}{hosts}/{self.database}"
+        """Where the database is, as readable text: ``user@host:port/database``, never with a password."""
+        return self.connection_settings().address()
 
 
 SettingsT = TypeVar("SettingsT", bound=EventModules)

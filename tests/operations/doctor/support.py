@@ -38,7 +38,7 @@ class Clinic:
 
     def read(self) -> None:
         """Read the slot, as a producer does."""
-        self._reader = connect_replication(self.application().settings)
+        self._reader = connect_replication(self.application().settings.connection_settings())
         self._reader.cursor().start_replication(
             slot_name=self.database.name,
             decode=False,

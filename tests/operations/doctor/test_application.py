@@ -12,7 +12,7 @@ from celery import Celery
 from tests.operations.doctor.support import ids, only
 from tests.operations.support import application, ignore
 from tests.support import Database
-from tests.walex.support import working
+from tests.support.producers import working
 from walex_celery import WalEx
 from walex_celery.operations.doctor import Finding, examine, workers
 from walex_celery.operations.doctor import application as checks
@@ -158,7 +158,7 @@ def test_a_subscription_without_a_handler(database: Database, redis_url: str) ->
     walex.on_insert("users")(ignore)
     findings = look(walex)
     assert ids(findings) == {("subscriptions_handled", "info")}
-    assert "orders is subscribed to, and has no handler" in findings[0].sentence
+    assert "orders is subscribed to, but has no handler" in findings[0].sentence
 
 
 def test_a_function_that_is_no_task(walex: WalEx) -> None:

@@ -81,7 +81,7 @@ def test_no_slot_is_free(clinic: Clinic) -> None:
 
 def test_no_sender_is_free(clinic: Clinic) -> None:
     clinic.leave()
-    superuser = clinic.application(url=clinic.database.url).settings
+    superuser = clinic.application(url=clinic.database.url).settings.connection_settings()
     with contextlib.ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(contextlib.closing(connect_replication(superuser)))
@@ -133,11 +133,11 @@ def test_managed_services_are_recognised(clinic: Clinic, service: str, kind: str
         ("rds_superuser", ["ParameterName=rds.logical_replication,ParameterValue=1", "reboot-db-instance"]),
         ("cloudsqladmin", ["--database-flags=cloudsql.logical_decoding=on", "replaces all flags"]),
         ("azure_pg_admin", ["--name wal_level --value logical", "azure.replication_support", "restart"]),
-        ("supabase_admin", ["not by the pooler"]),
+        ("supabase_admin", ["not through the pooler"]),
         ("neon_superuser", ["Logical Replication, Enable"]),
     ],
 )
-def test_the_mend_of_wal_level_is_the_services(clinic: Clinic, sign: str, lines: list[str]) -> None:
+def test_the_fix_of_wal_level_is_the_services(clinic: Clinic, sign: str, lines: list[str]) -> None:
     clinic.execute(f"CREATE ROLE {sign}")
     try:
         service = service_of(clinic.execute)

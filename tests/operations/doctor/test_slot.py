@@ -7,8 +7,8 @@ import pytest
 from psycopg2.extras import PhysicalReplicationConnection
 
 from tests.operations.doctor.support import Clinic, ids, only
-from tests.pipeline.process import written
 from tests.support import wait_until
+from tests.support.slots import written
 from walex_celery.operations.doctor import slot
 from walex_celery.operations.doctor.finding import Step
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.walex.support import running
+from tests.support.producers import running
 from walex_celery import ConfigurationError, MiddlewareError, Spool, StreamMessage, WalEx
 from walex_celery.settings.model import load_settings
 

@@ -1,4 +1,4 @@
-"""Errors of the producer as findings: the sentence, and the line that fixes it."""
+"""Turns the producer's errors into findings: the sentence and the fix."""
 
 from __future__ import annotations
 

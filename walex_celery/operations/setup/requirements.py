@@ -13,16 +13,16 @@ from walex_celery.operations.setup.schema import Schema, TableState
 from walex_celery.settings.model import WalExSettings
 
 
-class Need(msgspec.Struct, frozen=True):
-    """What is wanted of one table.
+class TableRequirement(msgspec.Struct, frozen=True):
+    """What subscriptions and handlers require of one table.
 
     Attributes:
         state: the table.
         named: whether a subscription or a handler names it; ``"*"`` does not.
-        types: of events that some handler wants, of those that a publication sends.
-        filter_columns: those that filters name, as far as the table has them.
-        by_filters: handlers whose filters can't work without the whole old row, each with the reason.
-        by_changes: handlers that are called without it, but see no ``changes`` and, of a deleted row, its key only.
+        types: the event types that handlers want, of those that publications send.
+        filter_columns: the columns that filters name and the table has.
+        by_filters: handlers whose filters need the whole old row, each with the reason.
+        by_changes: handlers that work without it, but see no ``changes`` and only the key of a deleted row.
     """
 
     state: TableState
@@ -38,13 +38,15 @@ class Need(msgspec.Struct, frozen=True):
         return self.state.table
 
 
-def needs_of(settings: WalExSettings, handlers: Iterable[Handler], schema: Schema) -> list[Need]:
-    """The needs of every subscribed table that exists."""
+def requirements_of(
+    settings: WalExSettings, handlers: Iterable[Handler], schema: Schema
+) -> list[TableRequirement]:
+    """The requirements of every subscribed table that exists."""
     found = list(handlers)
     named = {table for table in settings.subscriptions if isinstance(table, Table)}
     named |= {handler.table for handler in found if handler.table is not None}
     return [
-        need_of(state, found, named=state.table in named)
+        requirement_of(state, found, named=state.table in named)
         for state in subscribed_tables(settings, found, schema)
     ]
 
@@ -52,10 +54,9 @@ def needs_of(settings: WalExSettings, handlers: Iterable[Handler], schema: Schem
 def subscribed_tables(
     settings: WalExSettings, handlers: Iterable[Handler], schema: Schema
 ) -> list[TableState]:
-    """The tables subscribed to that exist.
+    """The subscribed tables that exist.
 
-    Of ``"*"``: all but those that events don't name, that is partitions of a table that a handler names, and
-    walex-celery's own.
+    ``"*"`` means all but walex-celery's own tables and partitioned tables that no handler names.
     """
     if not settings.all_tables:
         return [schema.tables[table] for table in settings.subscriptions if table in schema.tables]
@@ -69,8 +70,8 @@ def subscribed_tables(
     ]
 
 
-def need_of(state: TableState, handlers: Iterable[Handler], *, named: bool) -> Need:
-    """What *handlers* ask of *state*, taken as subscribed."""
+def requirement_of(state: TableState, handlers: Iterable[Handler], *, named: bool) -> TableRequirement:
+    """What *handlers* require of *state*, assuming that it is subscribed."""
     types: set[str] = set()
     columns: set[str] = set()
     by_filters: list[str] = []
@@ -91,11 +92,13 @@ def need_of(state: TableState, handlers: Iterable[Handler], *, named: bool) -> N
                 by_changes.append(handler.name)
         elif wanted & WITH_OLD_ROW:
             by_changes.append(handler.name)
-    return Need(state, named, frozenset(types), frozenset(columns), tuple(by_filters), tuple(by_changes))
+    return TableRequirement(
+        state, named, frozenset(types), frozenset(columns), tuple(by_filters), tuple(by_changes)
+    )
 
 
 def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) -> list[Handler]:
-    """Handlers of a table that nobody subscribed to: they are never called."""
+    """Handlers of tables that are not subscribed: they are never called."""
     return [
         handler
         for handler in handlers
@@ -104,5 +107,5 @@ def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) 
 
 
 def wants_rows(handlers: Iterable[Handler]) -> bool:
-    """Whether any handler is of tables, not only of messages."""
+    """Whether any handler is for tables, not only for messages."""
     return any(handler.of_tables for handler in handlers)
