@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walex_celery import DecodeError, Lsn
-from walex_celery.events.record import UNCHANGED
+from walex_celery.events.cells import UNCHANGED
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.pgoutput import (
     Begin,

@@ -16,14 +16,9 @@ from pydantic import SecretStr
 from walex_celery import ConfigurationError
 from walex_celery.filters import Table
 from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
-from walex_celery.settings.model import (
-    EventModules,
-    WalExSettings,
-    changed,
-    load_settings,
-    parse_url,
-    slot_name_for,
-)
+from walex_celery.settings.changes import changed
+from walex_celery.settings.model import EventModules, WalExSettings, load_settings, slot_name_for
+from walex_celery.settings.url import parse_url
 
 SECRET = "hunter2"
 LEAST: dict[str, Any] = {"name": "shop", "database": "shop", "publication": "events"}

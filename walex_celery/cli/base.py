@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 import click
@@ -47,7 +48,36 @@ def exit_code(error: WalExError) -> int:
     return EXIT_GAVE_UP if isinstance(error, RetryableError | PublishRefused) else EXIT_ERROR
 
 
-@click.group("walex")
+#: The module of each command.
+_COMMANDS: Final = {
+    "config": "walex_celery.cli.control",
+    "control": "walex_celery.cli.control",
+    "dead-letters": "walex_celery.cli.dead_letters",
+    "doctor": "walex_celery.cli.doctor",
+    "producer": "walex_celery.cli.producer",
+    "setup": "walex_celery.cli.setup",
+    "status": "walex_celery.cli.status",
+    "tail": "walex_celery.cli.tail",
+    "where": "walex_celery.cli.where",
+}
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are asked for.
+
+    Celery loads the group in every ``celery`` process, and a worker must not load the producer with it.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            import_module(_COMMANDS[cmd_name])  # it adds itself to the group
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group("walex", cls=_Commands)
 def walex() -> None:
     """Postgres change data capture: turn committed changes into tasks."""
 

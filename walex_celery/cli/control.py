@@ -12,7 +12,7 @@ from celery.bin.base import CeleryOption
 from walex_celery.cli.base import EXIT_ERROR, EXIT_NO_PRODUCER, EXIT_OK, NAME, exit_code, walex
 from walex_celery.errors import WalExError
 from walex_celery.operations.remote.ask import ANSWER_SECONDS, Reply, ask
-from walex_celery.settings.model import LIST_KEYS
+from walex_celery.settings.changes import LIST_KEYS
 from walex_celery.telemetry.progress import human_bytes
 
 _GROUP = "Remote Control Options"

@@ -12,15 +12,16 @@ from rich.text import Text
 from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Event, printable, short
 from walex_celery.filters import ALL_TABLES, Filters
-from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.handlers.kinds import KINDS, MESSAGE, ON_EVENT
+from walex_celery.handlers.registry import Handler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.server import check_prerequisites, inspect_server
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings.model import WalExSettings, changed
+from walex_celery.settings.changes import changed
+from walex_celery.settings.model import WalExSettings
 
-_COLOURS = {"insert": "green", "update": "yellow", "delete": "red", "truncate": "magenta", "message": "cyan"}
 _LONGEST_VALUE = 60
 
 
@@ -47,7 +48,7 @@ def tail(
         server = inspect_server(connection, slot.connection)
     finally:
         connection.close()
-    planner = Planner(settings, [_everything("on_event"), _everything("on_message")], catalog)
+    planner = Planner(settings, [_everything(ON_EVENT), _everything(MESSAGE.decorator)], catalog)
     assembler = Assembler(planner.plan, planner.message_plan, planner.message_source(), catalog.announce)
     stream = ReplicationStream(slot, server)
     try:
@@ -68,16 +69,15 @@ def tail(
         catalog.close()
 
 
-def _everything(kind: str) -> Handler:
-    assert kind in KINDS
-    return Handler(kind, None, None, Filters(), (), None, __name__)
+def _everything(decorator: str) -> Handler:
+    return Handler(decorator, None, None, Filters(), (), None, __name__)
 
 
 def render_event(event: Event) -> Text:
     """One line for a terminal: when, what, where, and the row or its changes."""
     line = Text()
     line.append(f"{event.timestamp:%H:%M:%S.%f}"[:-3], style="dim")
-    line.append(f" {event.type:9}", style=_COLOURS[event.type])
+    line.append(f" {event.type:9}", style=KINDS[event.type].colour)
     line.append(printable(event.source.full_name or event.name), style="bold")
     line.append(f" {event.lsn}", style="dim")
     for name, value in _details(event):

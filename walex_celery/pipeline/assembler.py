@@ -13,10 +13,10 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 
 from walex_celery.errors import DecodeError
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Event, EventType, Source, TransactionInfo
-from walex_celery.events.record import UNCHANGED, Cell
 from walex_celery.events.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
-from walex_celery.handlers.registry import Route
+from walex_celery.handlers.routes import Route
 from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn

@@ -18,7 +18,8 @@ from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import function_digest, task_id, task_id_prefix, timeline_salt
-from walex_celery.handlers.registry import Handler, Route, resolve_functions
+from walex_celery.handlers.registry import Handler, resolve_functions
+from walex_celery.handlers.routes import Route
 from walex_celery.pipeline.assembler import Chunk, RoutedEvent
 from walex_celery.pipeline.enqueued import Enqueued
 from walex_celery.pipeline.handler_runner import HandlerRunner

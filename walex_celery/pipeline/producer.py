@@ -26,7 +26,8 @@ from walex_celery.pipeline.takeover import take_over_for
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
 from walex_celery.retry.loop import Retrying
-from walex_celery.settings.model import CONNECTION_KEYS, PLACE_KEYS, WalExSettings
+from walex_celery.settings.changes import CONNECTION_KEYS, PLACE_KEYS
+from walex_celery.settings.model import WalExSettings
 from walex_celery.sources.choose import source_for
 from walex_celery.sources.middleware import register, unregister
 from walex_celery.sources.protocol import ChangeSource, ChangeStream, ReadAgain

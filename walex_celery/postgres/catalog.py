@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from walex_celery.events.record import text_of_cell
+from walex_celery.events.cells import text_of_cell
 from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import explain_error, quote_identifier

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from walex_celery.errors import DecodeError
-from walex_celery.events.record import UNCHANGED, Cell
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.postgres.lsn import Lsn
 
 POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)

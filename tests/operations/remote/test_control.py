@@ -21,7 +21,7 @@ from walex_celery.errors import ConfigurationError
 from walex_celery.operations.monitor.flower import Presence
 from walex_celery.operations.remote.ask import ask
 from walex_celery.operations.remote.node import REMOTE_KEYS, SECRET_KEYS, Remote, RemoteNode
-from walex_celery.settings.model import REPLACE_KEYS
+from walex_celery.settings.changes import REPLACE_KEYS
 from walex_celery.testing.servers import Valkey
 
 

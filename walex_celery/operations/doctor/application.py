@@ -95,7 +95,7 @@ def subscriptions_handled(context: Context) -> Iterator[Finding]:
     """Subscribed tables without a handler."""
     for table in context.settings.subscriptions:
         if isinstance(table, Table) and not any(
-            handler.table in (None, table) for handler in context.handlers if handler.kind != "on_message"
+            handler.table in (None, table) for handler in context.handlers if handler.of_tables
         ):
             yield Finding(
                 "subscriptions_handled",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from walex_celery.filters import OWN_SCHEMA, Table
+from walex_celery.handlers.kinds import WITH_OLD_ROW
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, do, python, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
@@ -198,7 +199,7 @@ def column_lists(context: Context) -> Iterator[Finding]:
             identity = (
                 requirement.state.columns if requirement.state.old_rows_are_whole else requirement.state.key
             )
-            if {"update", "delete"} & publication.operations and not set(identity) <= set(member.columns):
+            if WITH_OLD_ROW & publication.operations and not set(identity) <= set(member.columns):
                 yield Finding(
                     "column_lists",
                     "error",
@@ -232,4 +233,4 @@ def row_filters(context: Context) -> Iterator[Finding]:
 
 def publishes_old_rows(publication: PublicationState) -> bool:
     """Whether updates or deletes are published, which needs a replica identity."""
-    return bool({"update", "delete"} & publication.operations)
+    return bool(WITH_OLD_ROW & publication.operations)

@@ -12,11 +12,12 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.dead_letters import TABLE, schema_sql
 from walex_celery.filters import Table
+from walex_celery.handlers.kinds import PUBLISHED
 from walex_celery.handlers.policies import may_dead_letter
 from walex_celery.handlers.registry import Handler
 from walex_celery.operations.setup.requirements import TableRequirement
 from walex_celery.operations.setup.schema import Schema, TableState, missing_publications
-from walex_celery.operations.setup.statements import OPERATIONS, Statements
+from walex_celery.operations.setup.statements import Statements
 from walex_celery.settings.model import WalExSettings
 
 
@@ -118,7 +119,7 @@ def publication_changes(
             statements.publish_via_root(name), f"rows would come under the names of partitions of {names}"
         )
     for name, operations in unpublished_operations(requirements, schema).items():
-        names = ", ".join(operation for operation in OPERATIONS if operation in operations)
+        names = ", ".join(operation for operation in PUBLISHED if operation in operations)
         yield Change(
             statements.publish(schema.publications[name], operations),
             f"handlers want {names}, which is not published",

@@ -30,7 +30,8 @@ from walex_celery.postgres.errors import explain_slot_error, wal_level_error
 from walex_celery.postgres.failover import check_failover
 from walex_celery.postgres.server import inspect_server
 from walex_celery.postgres.slot import check_slot, find_slot
-from walex_celery.settings.model import WalExSettings, changed
+from walex_celery.settings.changes import changed
+from walex_celery.settings.model import WalExSettings
 
 #: The environment variable for an administrator's url, which keeps its password out of process lists.
 ADMIN_URL_VARIABLE: Final = "WALEX_ADMIN_URL"

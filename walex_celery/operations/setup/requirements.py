@@ -7,11 +7,10 @@ from collections.abc import Iterable
 import msgspec
 
 from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.handlers.kinds import DELETE, PUBLISHED, UPDATE, WITH_OLD_ROW
+from walex_celery.handlers.registry import Handler
 from walex_celery.operations.setup.schema import Schema, TableState
 from walex_celery.settings.model import WalExSettings
-
-_ROW_TYPES = ("insert", "update", "delete", "truncate")
 
 
 class TableRequirement(msgspec.Struct, frozen=True):
@@ -20,7 +19,7 @@ class TableRequirement(msgspec.Struct, frozen=True):
     Attributes:
         state: the table.
         named: whether a subscription or a handler names it; ``"*"`` does not.
-        types: the event types that handlers want: insert, update, delete, truncate.
+        types: the event types that handlers want, of those that publications send.
         filter_columns: the columns that filters name and the table has.
         by_filters: handlers whose filters need the whole old row, each with the reason.
         by_changes: handlers that work without it, but see no ``changes`` and only the key of a deleted row.
@@ -78,20 +77,20 @@ def requirement_of(state: TableState, handlers: Iterable[Handler], *, named: boo
     by_filters: list[str] = []
     by_changes: list[str] = []
     for handler in handlers:
-        wanted = {kind for kind in _ROW_TYPES if handler.wants(state.table, kind)}
+        wanted = {kind for kind in PUBLISHED if handler.wants(state.table, kind)}
         if not wanted:
             continue
         types |= wanted
         filters = handler.filters
         columns |= {*filters.unwatched_records, *filters.unwatched_fields}.intersection(state.columns)
-        if filters.unwatched_fields and "update" in wanted:
+        if filters.unwatched_fields and UPDATE.name in wanted:
             by_filters.append(f"unwatched_fields of {handler.name}")
         elif hidden := sorted(set(filters.unwatched_records) - set(state.key)):
-            if "delete" in wanted and set(hidden).issubset(state.columns):
+            if DELETE.name in wanted and set(hidden).issubset(state.columns):
                 by_filters.append(f"unwatched_records of {handler.name} on deletes ({', '.join(hidden)})")
-            elif "update" in wanted:
+            elif UPDATE.name in wanted:
                 by_changes.append(handler.name)
-        elif wanted & {"update", "delete"}:
+        elif wanted & WITH_OLD_ROW:
             by_changes.append(handler.name)
     return TableRequirement(
         state, named, frozenset(types), frozenset(columns), tuple(by_filters), tuple(by_changes)
@@ -109,4 +108,4 @@ def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) 
 
 def wants_rows(handlers: Iterable[Handler]) -> bool:
     """Whether any handler is for tables, not only for messages."""
-    return any(set(KINDS[handler.kind]) & set(_ROW_TYPES) for handler in handlers)
+    return any(handler.of_tables for handler in handlers)

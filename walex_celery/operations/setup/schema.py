@@ -13,6 +13,7 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.errors import SetupError
 from walex_celery.filters import Table
+from walex_celery.handlers.kinds import KINDS, PUBLISHED
 from walex_celery.postgres.errors import explain_error
 from walex_celery.settings.model import WalExSettings
 
@@ -36,10 +37,10 @@ WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_s
 ORDER BY n.nspname, c.relname
 """
 
-_PUBLICATIONS = """
+_FLAGS = ", ".join(f"('{name}', {KINDS[name].publication_flag})" for name in PUBLISHED)
+_PUBLICATIONS = f"""
 SELECT oid, pubname::text, puballtables, pubviaroot,
-       ARRAY(SELECT kind FROM (VALUES ('insert', pubinsert), ('update', pubupdate), ('delete', pubdelete),
-             ('truncate', pubtruncate)) AS flags (kind, published) WHERE published)
+       ARRAY(SELECT kind FROM (VALUES {_FLAGS}) AS flags (kind, published) WHERE published)
 FROM pg_publication WHERE pubname = ANY (%s)
 """
 

@@ -11,11 +11,9 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.filters import Table
+from walex_celery.handlers.kinds import PUBLISHED
 from walex_celery.operations.setup.schema import PublicationState, TableState
 from walex_celery.settings.model import WalExSettings
-
-#: The values of ``publish``, in the manual's order.
-OPERATIONS = ("insert", "update", "delete", "truncate")
 
 
 class Statements:
@@ -50,7 +48,7 @@ class Statements:
     def publish(self, publication: PublicationState, operations: Iterable[str]) -> str:
         """``ALTER PUBLICATION ... SET (publish = ...)``, adding *operations* to those it has."""
         wanted = publication.operations.union(operations)
-        listed = ", ".join(operation for operation in OPERATIONS if operation in wanted)
+        listed = ", ".join(operation for operation in PUBLISHED if operation in wanted)
         return self._text(
             "ALTER PUBLICATION {} SET (publish = {});", sql.Identifier(publication.name), sql.Literal(listed)
         )
