@@ -86,4 +86,4 @@ def tell_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
         return
     for weakness in found:
         level = logging.WARNING if weakness.severity == "warning" else logging.INFO
-        logger.log(level, "%s%s", weakness.sentence, f" Mend: {weakness.mend}" if weakness.mend else "")
+        logger.log(level, "%s%s", weakness.sentence, f" Fix: {weakness.fix}" if weakness.fix else "")
