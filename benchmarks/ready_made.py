@@ -10,9 +10,10 @@ from typing import Any
 from celery import Celery
 
 from walex_celery.broker import Publisher
-from walex_celery.broker.amqp import AmqpWriter
+from walex_celery.broker.amqp.writer import AmqpWriter
+from walex_celery.broker.driver import Batch
 from walex_celery.broker.link import Link
-from walex_celery.broker.wire import Batch, Item
+from walex_celery.broker.templates.wire import Item
 from walex_celery.pipeline.delivery import FLUSH_TASKS
 
 
