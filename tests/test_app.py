@@ -173,7 +173,7 @@ def test_the_decorators(app: Celery) -> None:
     walex.on_truncate("users", ["crm.add"])(handle)
     walex.on_message("audit", ["crm.add"])(handle)
 
-    assert [(h.kind, h.table and str(h.table), h.prefix, h.functions) for h in walex.handlers] == [
+    assert [(h.decorator, h.table and str(h.table), h.prefix, h.functions) for h in walex.handlers] == [
         ("on_event", None, None, ("crm.add",)),
         ("on_insert", "users", None, ()),
         ("on_update", "sales.orders", None, ("crm.add",)),

@@ -1,7 +1,7 @@
 """Everything that walex-celery raises, in one small tree.
 
 The text of an error is written to the person who reads it at 3 a.m.: what happened, with which
-setting, and the line that mends it. Whether trying again can help is said by the class
+setting, and the line that fixes it. Whether trying again can help is said by the class
 (:class:`RetryableError`), never by reading a message.
 """
 
@@ -29,7 +29,7 @@ class ConfigurationError(WalExError, ValueError):
 
 
 class SetupError(WalExError):
-    """Postgres is not set up for what the settings ask for; the message has the line that mends it."""
+    """Postgres is not set up for what the settings ask for; the message has the line that fixes it."""
 
 
 class PublicationMissing(SetupError):
@@ -44,18 +44,18 @@ class PrivilegeError(SetupError):
     """The role may not do what replication needs (REPLICATION attribute, or a missing grant)."""
 
 
-class MendableError(SetupError):
-    """What was right when the producer began to stream, and can be put right while it runs: it tries again.
+class RecoverableSetupError(SetupError):
+    """A setup error that a running producer retries: it was right when streaming began and can be put right again.
 
     A producer that has not streamed yet stops with it, as with any SetupError.
     """
 
 
-class AuthenticationFailed(MendableError):
+class AuthenticationFailed(RecoverableSetupError):
     """Postgres refuses the role's password: perhaps it was changed."""
 
 
-class NoFreeSlot(MendableError):
+class NoFreeSlot(RecoverableSetupError):
     """All ``max_replication_slots`` or ``max_wal_senders`` of the server are taken."""
 
 

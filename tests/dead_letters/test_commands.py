@@ -13,10 +13,11 @@ import pytest
 from click.testing import Result
 
 from tests.operations.support import application, command, ignore
-from tests.pipeline.process import confirmed, written
-from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
-from tests.walex.support import Project, running
+from tests.support.producers import running
+from tests.support.project import Project
+from tests.support.queues import drain
+from tests.support.slots import confirmed, written
 from walex_celery import Event, WalEx
 from walex_celery.cli.dead_letters import dead_letters
 from walex_celery.dead_letters import open_dead_letters, schema_sql
@@ -202,7 +203,10 @@ def test_what_is_not_named_is_not_touched(shop: Database, name: str, arguments: 
 
 
 def test_a_wrong_age_is_told(shop: Database) -> None:
-    assert "one looks like 90s" in run(application(shop), "discard", "--all", "--older-than", "soon").output
+    assert (
+        "not a duration such as 90s"
+        in run(application(shop), "discard", "--all", "--older-than", "soon").output
+    )
 
 
 def test_kill_9_between_storing_and_acknowledging_makes_one_letter(shop: Database, tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from kombu.utils.json import dumps, loads
 from tests import messages as m
 from walex_celery import Change, DecodeError, Event, Lsn, TransactionInfo
 from walex_celery._speedups.compiled import Context, RowEvent
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Source, printable, short
-from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import PlainEvent, RowSource
+from walex_celery.events.shape import Shape
 from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.pgoutput import POSTGRES_EPOCH
 

@@ -10,7 +10,8 @@ import pytest
 from kombu.utils.json import dumps
 
 from walex_celery import DecodeError, Record
-from walex_celery.events.record import UNCHANGED, Awkward, Cell, Shape, text_of_cell
+from walex_celery.events.cells import UNCHANGED, Awkward, Cell, text_of_cell
+from walex_celery.events.shape import Shape
 
 SHAPE = Shape({"id": "integer", "name": "text", "active": "bool", "toast": "text"}, {})
 

@@ -14,21 +14,13 @@ from hypothesis import strategies as st
 
 from walex_celery import ConfigurationError, Event, Filters
 from walex_celery._speedups.compiled import Context, RowEvent
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Source
-from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import RowSource
+from walex_celery.events.shape import Shape
 from walex_celery.filters import Table
-from walex_celery.handlers.registry import (
-    Handler,
-    Registry,
-    Route,
-    Subscriber,
-    compile_filters,
-    is_task,
-    message_route,
-    resolve_functions,
-    route_of,
-)
+from walex_celery.handlers.registry import Handler, Registry, is_task, resolve_functions
+from walex_celery.handlers.routes import Route, Subscriber, compile_filters, message_route, route_of
 
 USERS = Table("public", "users")
 SHAPE = Shape({"id": "integer", "name": "text", "active": "bool", "data": "jsonb"}, {})
@@ -65,7 +57,7 @@ def test_a_plain_function_is_a_batch_handler() -> None:
     handler = add("on_insert", "users", functions=["send_welcome"])
 
     assert (handler.batch, handler.functions) == (handle, ("send_welcome",))
-    assert (handler.kind, handler.table, handler.name) == ("on_insert", USERS, "shop_handlers.handle")
+    assert (handler.decorator, handler.table, handler.name) == ("on_insert", USERS, "shop_handlers.handle")
 
 
 def test_a_task_is_a_function_not_a_batch_handler(app: Celery) -> None:

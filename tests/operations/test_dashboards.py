@@ -14,9 +14,10 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import AggModifierType, AggregateExpr, Expr, VectorSelector
 
-from tests.operations.port import SCHEMA, served
+from tests.operations.port import served
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import make_app, running
+from tests.support.shop import SCHEMA
 from walex_celery import Event, Spool, WalEx
 from walex_celery.testing.servers import Postgres, Valkey
 

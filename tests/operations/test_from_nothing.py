@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Database, wait_until
-from tests.walex.support import Project
+from tests.support.project import Project
 from walex_celery.testing.servers import Postgres, Valkey
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"

@@ -14,11 +14,12 @@ import pytest
 from redis import Redis
 
 from tests.broker.support import Proxy
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.shop import SCHEMA, walex_of
 from tests.pipeline.test_volume import peak_mib
 from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.shop import SCHEMA, make_enqueuing
+from tests.support.slots import active, confirmed, written
 from walex_celery import Event
 from walex_celery.testing.servers import Postgres, Valkey
 
@@ -99,7 +100,7 @@ def test_max_waiting_bytes_bounds_what_waits(
     port = urlsplit(redis_url).port or 0
     with Proxy(port) as proxy:
         app = make_app(redis_url.replace(f":{port}", f":{proxy.port}"))
-        walex = walex_of(app, database, max_waiting_bytes=setting, publish_timeout=1)
+        walex = make_enqueuing(app, database, max_waiting_bytes=setting, publish_timeout=1)
 
         @walex.on_insert("items")
         def stall(events: list[Event]) -> None:

@@ -8,9 +8,10 @@ import threading
 from collections import defaultdict
 from pathlib import Path
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import Queued, drain
 from tests.support import Database, wait_until
+from tests.support.process import producer_process
+from tests.support.queues import Queued, drain
+from tests.support.slots import active, confirmed, written
 
 KILLS = 20
 #: Rows of a round: what is inserted while a producer starts, and once it streams. A slow machine starts producers

@@ -16,12 +16,12 @@ from redis import Redis
 
 from tests.broker.support import Proxy
 from tests.broker.test_cuts import disturbing
-from tests.pipeline import shop
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
 from tests.pipeline.test_crash import STARTING_ROWS, STREAMING_ROWS, Load
-from tests.support import Database, wait_until
-from tests.walex.support import confirmed_flush, make_app, running
+from tests.support import Database, shop, wait_until
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.slots import active, confirmed, confirmed_flush, written
 from walex_celery import ConfigurationError, Event, Producer, WalEx, process_message_async
 from walex_celery.testing.servers import Postgres
 
@@ -46,8 +46,8 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def walex_of(app: Celery, database: Database, **settings: object) -> WalEx:
-    return shop.walex_of(app, database, **({"exactly_once_enqueue": True} | settings))
+def make_enqueuing(app: Celery, database: Database, **settings: object) -> WalEx:
+    return shop.make_enqueuing(app, database, **({"exactly_once_enqueue": True} | settings))
 
 
 def run_to_the_end(database: Database, url: str, log: Path, done: int) -> None:
@@ -124,7 +124,7 @@ def test_a_broker_connection_that_is_cut_and_stalled(
     port = urlsplit(redis_url).port or 0
     with Proxy(port) as proxy:
         app = make_app(redis_url.replace(f":{port}", f":{proxy.port}"))
-        walex = walex_of(app, database, publish_timeout=1)
+        walex = make_enqueuing(app, database, publish_timeout=1)
         with running(walex) as producer:
             with Load(database, chance.randrange(1 << 32)) as load, disturbing(proxy, chance):
                 wait_until(lambda: load.committed > 4000, 60)
@@ -139,7 +139,7 @@ def test_backends_that_are_terminated(
 ) -> None:
     """The same producer gets again what it has enqueued; a middleware may hand both copies on."""
     database.execute(SCHEMA)
-    walex = walex_of(make_app(redis_url), database, message_middleware=middleware)
+    walex = make_enqueuing(make_app(redis_url), database, message_middleware=middleware)
     with running(walex) as producer:
         with Load(database, chance.randrange(1 << 32)) as load:
             for connects in range(2, 6):
@@ -191,7 +191,10 @@ def test_a_broker_that_lost_the_position_costs_nothing_but_the_promise(
 ) -> None:
     """After FLUSHDB, without a restart."""
     database.execute(SCHEMA)
-    with caplog.at_level(logging.INFO, "walex_celery"), running(walex_of(make_app(redis_url), database)):
+    with (
+        caplog.at_level(logging.INFO, "walex_celery"),
+        running(make_enqueuing(make_app(redis_url), database)),
+    ):
         database.execute("INSERT INTO items VALUES (1)")
         wait_until(lambda: confirmed(database) >= written(database))
         with Redis.from_url(redis_url) as client:
@@ -207,7 +210,7 @@ def test_messages_outside_of_transactions_are_not_skipped(database: Database, re
     """Their LSN is where the next commit record may begin."""
     database.execute(SCHEMA)
     app = make_app(redis_url)
-    walex = walex_of(app, database)
+    walex = make_enqueuing(app, database)
 
     @walex.on_message("note")
     @app.task(name="noted")
@@ -243,7 +246,7 @@ def test_after_a_promotion_what_both_timelines_have_is_not_enqueued_again(
 ) -> None:
     database = Database(own_postgres, own_postgres.create_database())
     database.execute(SCHEMA)
-    walex = walex_of(make_app(redis_url), database)
+    walex = make_enqueuing(make_app(redis_url), database)
     with running(walex):
         database.execute("INSERT INTO items SELECT generate_series(1, 5)")
         end = written(database)
@@ -275,7 +278,7 @@ def test_a_position_ahead_of_postgres_says_nothing(
 ) -> None:
     """As after restoring the database from a copy: new changes come at positions that were passed before."""
     database.execute(SCHEMA)
-    walex = walex_of(make_app(redis_url), database)
+    walex = make_enqueuing(make_app(redis_url), database)
     with running(walex):
         database.execute("INSERT INTO items VALUES (1)")
         end = written(database)
@@ -295,7 +298,7 @@ def test_what_it_can_t_be_kept_for_is_one_clear_error(
     database: Database, amqp_url: str, redis_url: str
 ) -> None:
     with pytest.raises(ConfigurationError, match="exactly_once_enqueue: it needs a durable slot"):
-        _ = walex_of(make_app(redis_url), database, durable_slot=False).settings
+        _ = make_enqueuing(make_app(redis_url), database, durable_slot=False).settings
     with pytest.raises(ConfigurationError, match=r"exactly_once_enqueue needs Redis or Valkey"):
-        Producer(walex_of(make_app(amqp_url), database)).run()
+        Producer(make_enqueuing(make_app(amqp_url), database)).run()
     assert not database.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'shop_walex'")

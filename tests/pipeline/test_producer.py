@@ -10,48 +10,17 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
 from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
-from tests.walex.support import make_app, running
-from walex_celery import Event, Filters, HandlerError, WalEx
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.shop import SCHEMA, collect, make_walex
+from tests.support.slots import active, confirmed, written
+from walex_celery import Event, Filters, HandlerError
 from walex_celery.cli import EXIT_SLOT_IN_USE
 from walex_celery.errors import SlotLost
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.testing.servers import Postgres, Valkey
-
-SCHEMA = """
-CREATE TABLE items (id int PRIMARY KEY, note text);
-CREATE TABLE unpublished (id int);
-ALTER TABLE items REPLICA IDENTITY FULL;
-CREATE PUBLICATION events FOR TABLE items;
-"""
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
-def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
-    defaults = {"name": "shop", "publication": "events", "subscriptions": ["items"], "durable_slot": True}
-    return WalEx(app, url=database.url, **(defaults | settings))
-
-
-def collect(walex: WalEx) -> list[Event]:
-    events: list[Event] = []
-
-    @walex.on_event("items")
-    def collected(batch: list[Event]) -> None:
-        events.extend(batch)
-
-    return events
 
 
 def test_transactions_come_in_commit_order_though_they_were_interleaved(shop: Database, app: Celery) -> None:

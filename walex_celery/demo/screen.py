@@ -17,7 +17,7 @@ from rich.text import Text
 
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import parse_task_id
-from walex_celery.operations.tail import for_people
+from walex_celery.operations.tail import render_event
 
 #: Seconds that a line waits for those that belong above it: changes and tasks come by different ways.
 SETTLE_SECONDS: Final = 0.4
@@ -45,7 +45,7 @@ class Screen:
     def change(self, event: Event) -> None:
         """Show a change."""
         self.changes += 1
-        self._came.put(_Line(event.lsn, event.index, 0, time.monotonic(), for_people(event)))
+        self._came.put(_Line(event.lsn, event.index, 0, time.monotonic(), render_event(event)))
 
     def task(self, event: dict[str, Any], name: str) -> None:
         """Show that a task has ended; *event* is Celery's, callable from any thread."""

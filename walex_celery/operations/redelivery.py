@@ -81,5 +81,5 @@ class Redelivery:
                 return handler.batch
         raise ConfigurationError(
             f"dead letter {letter.id} is of {letter.handler}, {letter.registration}, which is not registered any more\n"
-            "  mend: register a handler of that name and table again, or discard the letter"
+            "  fix: register a handler of that name and table again, or discard the letter"
         )

@@ -16,8 +16,8 @@ from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.postgres.cluster import identify
 from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.slot import find_slot
-from walex_celery.settings.model import WalExSettings
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -83,9 +83,10 @@ def find_origin(app: Celery, candidates: dict[str, WalEx], task_id: str) -> Orig
 def _match(app: Celery, walex: WalEx, position: TaskPosition) -> dict[str, Any] | None:
     settings = walex.settings
     walex.import_modules()
-    connection = connect_replication(settings)
+    slot = settings.slot_settings()
+    connection = connect_replication(slot.connection)
     try:
-        cluster = identify(connection.cursor(), settings)
+        cluster = identify(connection.cursor(), slot.connection)
     finally:
         connection.close()
     handlers: dict[str, list[Handler]] = {}
@@ -103,15 +104,15 @@ def _match(app: Celery, walex: WalEx, position: TaskPosition) -> dict[str, Any] 
                 "instance": settings.name,
                 "function": name,
                 "tables": tuple(tables),
-                **_ask_postgres(settings, position.lsn),
+                **_ask_postgres(slot, position.lsn),
             }
     return None
 
 
-def _ask_postgres(settings: WalExSettings, lsn: Lsn) -> dict[str, Any]:
+def _ask_postgres(settings: SlotSettings, lsn: Lsn) -> dict[str, Any]:
     told: dict[str, Any] = {}
     with suppress(WalExError):
-        connection = connect(settings)
+        connection = connect(settings.connection)
         try:
             slot = find_slot(connection, settings)
             if slot is not None and slot.confirmed_flush_lsn is not None:

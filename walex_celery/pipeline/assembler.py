@@ -13,10 +13,10 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 
 from walex_celery.errors import DecodeError
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Event, EventType, Source, TransactionInfo
-from walex_celery.events.record import UNCHANGED, Cell
 from walex_celery.events.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
-from walex_celery.handlers.registry import Route
+from walex_celery.handlers.routes import Route
 from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
@@ -125,6 +125,18 @@ class Assembler:
         """Whether a Begin has been fed whose Commit has not."""
         return self._begin is not None
 
+    def plan_by(
+        self,
+        plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
+        message_plan: Callable[[str], Route],
+        announce: Callable[[pgoutput.Type], None],
+    ) -> None:
+        """Go on with other plans, of a new connection; arguments as the class's."""
+        self._plan = plan
+        self._message_plan = message_plan
+        self._announce = announce
+        self.replan()
+
     def replan(self) -> None:
         """Ask anew for the plan of every known relation: handlers or subscriptions have changed."""
         for relation in self._relations.values():
@@ -155,8 +167,8 @@ class Assembler:
             if not self._restartable:
                 raise DecodeError("Begin inside a transaction")
             self._routed, self._bytes, self._chunk, self._context = [], 0, 0, self._new_context()
-        if len(payload) != 21:
-            pgoutput.check_end(payload, 21, "Begin")
+        if len(payload) != pgoutput.BEGIN_LENGTH:
+            pgoutput.check_end(payload, pgoutput.BEGIN_LENGTH, "Begin")
         if self._of_transaction:
             for oid in self._of_transaction:
                 if oid in self._dated:
@@ -170,19 +182,19 @@ class Assembler:
     def _on_commit(self, payload: bytes) -> Chunk | None:
         if self._begin is None:
             raise DecodeError("Commit outside a transaction")
-        if len(payload) != 26:
-            pgoutput.check_end(payload, 26, "Commit")
+        if len(payload) != pgoutput.COMMIT_LENGTH:
+            pgoutput.check_end(payload, pgoutput.COMMIT_LENGTH, "Commit")
         chunk = self._complete(last=True) if self._routed else None
         self._begin = None
         self._chunk = 0
         self._before_lsn = self.end_lsn
-        self.end_lsn = int.from_bytes(payload[10:18], "big")
+        (self.end_lsn,) = pgoutput.unpack_commit_end_lsn(payload)
         return chunk
 
     def _complete(self, *, last: bool) -> Chunk:
         assert self._begin is not None
         # Not pgoutput.decode(): this is done for each transaction, and the length was checked when it came.
-        final_lsn, microseconds, xid = pgoutput.BEGIN_FIELDS.unpack_from(self._begin, 1)
+        final_lsn, microseconds, xid = pgoutput.unpack_begin(self._begin)
         pgoutput.check_timestamp(microseconds)
         context = self._context
         context.complete(final_lsn, microseconds, xid, self._chunk, last)
@@ -207,7 +219,7 @@ class Assembler:
         if self._begin is None:
             raise DecodeError("a change outside a transaction")
         self._index += 1
-        oid = int.from_bytes(payload[1:5], "big")
+        (oid,) = pgoutput.unpack_oid(payload)
         try:
             return self._plans[oid]
         except KeyError:

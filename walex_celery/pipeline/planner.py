@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from walex_celery.events.event import VERSION, Source
-from walex_celery.events.record import Shape
+from walex_celery.events.shape import Shape
 from walex_celery.events.values import TypeDefinition
 from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.registry import KINDS, Handler, Route, message_route, route_of
+from walex_celery.handlers.kinds import MESSAGE, OF_TABLES
+from walex_celery.handlers.registry import Handler
+from walex_celery.handlers.routes import Route, message_route, route_of
 from walex_celery.pipeline.table_plan import DatedPlan, OldRows, TablePlan
 from walex_celery.postgres.catalog import Altered, Catalog
 from walex_celery.postgres.lsn import Lsn
@@ -18,7 +20,6 @@ from walex_celery.settings.model import WalExSettings
 from walex_celery.telemetry.statistics import Statistics
 
 SOURCE_NAME = "WalEx"
-_ROW_KINDS = KINDS["on_event"]
 
 
 class Planner:
@@ -49,7 +50,7 @@ class Planner:
         # A publication FOR ALL TABLES has our own too: a dead letter about a dead letter would never end.
         if table.schema == OWN_SCHEMA or not self.settings.subscribes_to(table):
             return None
-        if not any(handler.wants(table, kind) for handler in self._handlers for kind in _ROW_KINDS):
+        if not any(handler.wants(table, kind) for handler in self._handlers for kind in OF_TABLES):
             return None
         read_at = self._catalog.wal_lsn()
         columns, definitions = self._catalog.columns(relation)
@@ -112,7 +113,7 @@ class Planner:
             shape,
             {
                 kind: route_of(self._handlers, table, kind, shape, tally(table.schema, table.name, kind))
-                for kind in _ROW_KINDS
+                for kind in OF_TABLES
             },
             old_rows,
         )
@@ -133,7 +134,7 @@ class Planner:
 
     def message_plan(self, prefix: str) -> Route:
         """Who wants messages with *prefix*."""
-        return message_route(self._handlers, prefix, self._statistics.tally("", "", "message"))
+        return message_route(self._handlers, prefix, self._statistics.tally("", "", MESSAGE.name))
 
     def message_source(self) -> Source:
         """The source of events made of messages: the database, no table."""

@@ -6,10 +6,11 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Source
-from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import RowSource
-from walex_celery.handlers.registry import Route
+from walex_celery.events.shape import Shape
+from walex_celery.handlers.routes import Route
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 

@@ -28,7 +28,7 @@ class Doing(enum.Enum):
     """As a handler."""
     BROKER = "delivering"
     """Writes to the broker, or waits for its confirmation."""
-    BROKER_AWAY = "waiting for the broker"
+    BROKER_DOWN = "waiting for the broker"
     """A delivery failed, and is tried again until it works."""
     PAUSED = "paused"
     """By ``walex control pause``: the slot is held, nothing is read until ``resume``."""

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from walex_celery.errors import WalExError
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.telemetry.report import LagStatus
 from walex_celery.telemetry.statistics import Statistics
 
@@ -96,7 +96,7 @@ class Meter(threading.Thread):
     """Measures lag and rates every few seconds until :meth:`close`.
 
     Args:
-        settings: gives the ones in force; asked for each connection.
+        settings: returns the ones in force; with others the measuring begins again.
         acknowledged: gives what Postgres may forget, or ``None`` while nothing is streamed.
         newest: gives the commit time of the transaction being worked on, if one is.
         statistics: whose counts make the rates.
@@ -105,7 +105,7 @@ class Meter(threading.Thread):
 
     def __init__(
         self,
-        settings: Callable[[], WalExSettings],
+        settings: Callable[[], SlotSettings],
         acknowledged: Callable[[], Lsn | None],
         newest: Callable[[], datetime | None],
         statistics: Statistics,
@@ -122,7 +122,7 @@ class Meter(threading.Thread):
         self._backlog = Backlog()
         self._counted: deque[tuple[float, int, int, int]] = deque()
         self._catalog: Catalog | None = None
-        self._settings: WalExSettings | None = None
+        self._settings: SlotSettings | None = None
         #: As last measured.
         self.lag = LagStatus()
         self.rates = Rates()
@@ -153,12 +153,12 @@ class Meter(threading.Thread):
 
     def _measure(self, acknowledged: Lsn) -> LagStatus:
         settings = self._current()
-        if settings is not self._settings:
+        if settings != self._settings:
             self._disconnect()
             self._backlog = Backlog()
             self._settings = settings
         if self._catalog is None:
-            self._catalog = Catalog(settings)
+            self._catalog = Catalog(settings.connection)
         try:
             wal_lsn = self._catalog.wal_lsn()
         except WalExError:

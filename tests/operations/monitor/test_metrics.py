@@ -11,35 +11,17 @@ import pytest
 from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.operations.port import SCHEMA, Port, served
-from tests.support import Database, wait_until
-from tests.walex.support import in_thread, make_app, running
+from tests.operations.port import Port, served
+from tests.support import Database, shop, wait_until
+from tests.support.producers import in_thread, make_app, running
 from walex_celery import ConfigurationError, Event, Filters, HandlerError, Producer, Spool, WalEx
 from walex_celery.operations.monitor import http_server as monitoring_module
 from walex_celery.operations.monitor.http_server import monitoring
 from walex_celery.testing.servers import Valkey
 
 
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
 def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
-    defaults = {
-        "name": "shop",
-        "publication": "events",
-        "subscriptions": ["items", "sales.orders"],
-        "durable_slot": True,
-        "slot_name": database.name,
-    }
-    return WalEx(app, url=database.url, **(defaults | settings))
+    return shop.make_walex(app, database, **({"subscriptions": ["items", "sales.orders"]} | settings))
 
 
 def test_what_was_done_is_counted(shop: Database, app: Celery) -> None:
@@ -187,7 +169,7 @@ def test_tasks_that_wait_for_the_broker(shop: Database, caplog: pytest.LogCaptur
             assert port.samples()["walex_broker_up"] == 1
 
     away = next(record for record in caplog.records if "trying again" in record.message)
-    assert vars(away).items() >= {"slot": shop.name, "error": "BrokerUnavailable"}.items()
+    assert vars(away).items() >= {"slot": "shop_walex", "error": "BrokerUnavailable"}.items()
     assert "/" in vars(away)["lsn"]
     assert samples["walex_unconfirmed_tasks"] == 2
     assert samples["walex_unconfirmed_bytes"] > 200
@@ -228,7 +210,7 @@ def test_what_waits_in_the_spool(shop: Database, app: Celery, tmp_path: Path) ->
 
 
 def test_several_instances_share_a_port(shop: Database, app: Celery) -> None:
-    walexes = [make_walex(app, shop, name=name, slot_name=f"{shop.name}_{name}") for name in ("one", "two")]
+    walexes = [make_walex(app, shop, name=name) for name in ("one", "two")]
     with running(walexes[0]) as one, running(walexes[1]) as two, served(one, two) as port:
         families = list(text_string_to_metric_families(port.get("/metrics").text))
 

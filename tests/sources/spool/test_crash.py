@@ -10,11 +10,12 @@ from typing import cast
 
 from redis import Redis
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
 from tests.pipeline.test_crash import KILLS, STARTING_ROWS, STREAMING_ROWS, Load, check_complete
 from tests.sources.spool.support import segments
 from tests.support import Database, wait_until
+from tests.support.process import producer_process
+from tests.support.queues import drain
+from tests.support.slots import active, confirmed, written
 
 
 def test_kill_9_at_random_moments_loses_nothing(

@@ -11,12 +11,13 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
-from tests.sources.spool.conftest import SCHEMA
 from tests.sources.spool.support import segments
-from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support import Database, shop, wait_until
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.shop import SCHEMA
+from tests.support.slots import active, confirmed, written
 from walex_celery import Event, HandlerError, SpoolError, WalEx
 from walex_celery.cli import EXIT_SLOT_IN_USE
 from walex_celery.errors import BrokerUnavailable, SlotLost
@@ -26,15 +27,10 @@ from walex_celery.testing.servers import Postgres, Valkey
 SMALL = 2**20
 
 
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
 def make_walex(app: Celery, database: Database, folder: Path, **settings: object) -> WalEx:
-    defaults = {"name": "shop", "publication": "events", "subscriptions": ["items"], "durable_slot": True}
-    spool = {"message_middleware": Spool(folder, max_bytes=SMALL)}
-    return WalEx(app, url=database.url, **(defaults | spool | settings))
+    return shop.make_walex(
+        app, database, **({"message_middleware": Spool(folder, max_bytes=SMALL)} | settings)
+    )
 
 
 def collect(walex: WalEx) -> list[int]:

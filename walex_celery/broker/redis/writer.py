@@ -12,6 +12,7 @@ from typing import Any
 from kombu.common import maybe_declare
 from kombu.utils.json import dumps, loads
 
+from walex_celery._failpoints import failpoint
 from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link
@@ -211,6 +212,7 @@ class RedisWriter:
         for index, sent in enumerate(unanswered):
             if index >= count and not refused:
                 break  # after a refusal all replies are read, so that no more than needed is sent again
+            failpoint("reply-unread")
             for operation in sent.replies:
                 error = connection.read_refusal()
                 if error is not None:

@@ -64,7 +64,7 @@ def readiness(producer: Producer, *, broker_reachable: bool | None) -> Verdict:
         broker_reachable: as the observer's ``broker_up``; ``None`` is not yet known.
     """
     now, intake = producer.activity.now, _intake(producer)
-    if now.doing is Doing.BROKER_AWAY:
+    if now.doing is Doing.BROKER_DOWN:
         return Verdict(False, "the broker is away, or refuses tasks; delivery is tried again")
     if producer.streaming.is_set():
         return Verdict(True, _told(now))
@@ -76,7 +76,7 @@ def readiness(producer: Producer, *, broker_reachable: bool | None) -> Verdict:
 
 
 def _intake(producer: Producer) -> Moment | None:
-    activity = producer.intake_activity
+    activity = producer.source_activity
     return None if activity is None else activity.now
 
 

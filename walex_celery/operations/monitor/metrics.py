@@ -156,10 +156,10 @@ def _lag(producer: Producer, observer: Observer) -> Iterator[Metric]:
         producer,
         "slot_safe_bytes",
         "WAL that may be written before the slot is lost; none without max_slot_wal_keep_size.",
-        slot.safe_bytes,
+        None if slot.safe_wal_bytes is None else max(0, slot.safe_wal_bytes),
     )
-    yield from _gauge(producer, "slot_active", "Whether any producer reads the slot.", slot.active)
-    yield from _gauge(producer, "slot_lost", "Whether Postgres invalidated the slot.", slot.lost)
+    yield from _gauge(producer, "slot_active", "Whether any producer reads the slot.", slot.is_active)
+    yield from _gauge(producer, "slot_lost", "Whether Postgres invalidated the slot.", slot.is_lost)
 
 
 def _read(producer: Producer, observer: Observer) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from walex_celery.telemetry.progress import human_bytes, human_seconds
 from walex_celery.telemetry.report import DurationStatus, ProducerStatus
 
 _GOOD: Final = {Doing.STREAMING.value, Doing.HANDLER.value, Doing.BROKER.value, Doing.MIDDLEWARE.value}
-_BAD: Final = {Doing.BROKER_AWAY.value, Doing.RETRYING.value, Doing.ENDED.value}
+_BAD: Final = {Doing.BROKER_DOWN.value, Doing.RETRYING.value, Doing.ENDED.value}
 #: Lags above these are told in yellow, in seconds and bytes.
 _LATE_SECONDS: Final = 30.0
 _LATE_BYTES: Final = 64 * 1024 * 1024

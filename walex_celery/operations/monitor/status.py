@@ -7,26 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
-import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.remote.ask import ANSWER_SECONDS, ask
-from walex_celery.postgres.connection import connect, explain_error
+from walex_celery.postgres.connection import connect
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.slot import Slot, find_slot
 from walex_celery.telemetry.report import ProducerStatus
-
-# As JSON: each major of Postgres has more columns.
-_SLOT = """
-SELECT pg_catalog.to_jsonb(s) - 'plugin' AS slot,
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
-FROM (SELECT) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = %s
-"""
 
 
 class SlotStatus(msgspec.Struct, frozen=True):
@@ -99,11 +91,11 @@ class StatusReader:
             expected: so many producers are known to be there: the answers of others are not waited for.
         """
         problems: list[str] = []
-        settings: WalExSettings | None = None
+        settings: SlotSettings | None = None
         name = self._registered_name
         try:
-            settings = self._walex.settings
-            name = settings.name
+            settings = self._walex.settings.slot_settings()
+            name = self._walex.settings.name
         except ConfigurationError as error:
             problems.append(f"the slot is not known here: {error}")
         slot = None
@@ -134,18 +126,14 @@ class StatusReader:
                 problems.append(f"{reply.node} is of another version of walex-celery: {error}")
         return found
 
-    def _read_slot(self, settings: WalExSettings) -> SlotStatus:
+    def _read_slot(self, settings: SlotSettings) -> SlotStatus:
+        if self._connection is None:
+            self._connection = connect(settings.connection)
         try:
-            if self._connection is None:
-                self._connection = connect(settings)
-            with self._connection.cursor() as cursor:
-                cursor.execute(_SLOT, (settings.slot,))
-                row = cursor.fetchone()
-        except psycopg2.Error as error:
+            return _slot_status(settings.name, find_slot(self._connection, settings))
+        except WalExError:
             self._disconnect()
-            raise explain_error(error, settings) from error
-        assert row is not None
-        return _slot_status(settings.slot, *row)
+            raise
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -153,27 +141,26 @@ class StatusReader:
             self._connection = None
 
 
-def _slot_status(name: str, slot: dict[str, Any] | None, wal_lsn: str) -> SlotStatus:
+def _slot_status(name: str, slot: Slot | None) -> SlotStatus:
     if slot is None:
         return SlotStatus(name, False)
-    written = Lsn.parse(wal_lsn)
-
-    def since(position: str | None) -> int | None:
-        return None if position is None else max(0, written - Lsn.parse(position))
-
     return SlotStatus(
         name,
         True,
-        active=bool(slot["active"]),
-        active_pid=slot["active_pid"],
-        temporary=bool(slot["temporary"]),
-        confirmed_flush_lsn=slot["confirmed_flush_lsn"],
-        restart_lsn=slot["restart_lsn"],
-        lag_bytes=since(slot["confirmed_flush_lsn"]),
-        retained_bytes=since(slot["restart_lsn"]),
-        safe_wal_bytes=slot.get("safe_wal_size"),
-        wal_status=slot.get("wal_status"),
+        active=slot.is_active,
+        active_pid=slot.active_pid,
+        temporary=slot.temporary,
+        confirmed_flush_lsn=_text(slot.confirmed_flush_lsn),
+        restart_lsn=_text(slot.restart_lsn),
+        lag_bytes=slot.lag_bytes,
+        retained_bytes=slot.retained_bytes,
+        safe_wal_bytes=slot.safe_wal_bytes,
+        wal_status=slot.wal_status,
     )
+
+
+def _text(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else str(lsn)
 
 
 def _nobody(timeout: float, slot: SlotStatus | None) -> str:

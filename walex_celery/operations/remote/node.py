@@ -21,8 +21,10 @@ from walex_celery.app import WalEx
 from walex_celery.broker.link import Link
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.pipeline.producer import Producer
-from walex_celery.postgres.connection import hide_secrets
-from walex_celery.settings.model import LIST_KEYS, REPLACE_KEYS, WalExSettings, without_password
+from walex_celery.postgres.errors import hide_secrets
+from walex_celery.settings.changes import LIST_KEYS, REPLACE_KEYS
+from walex_celery.settings.model import WalExSettings
+from walex_celery.settings.url import without_password
 from walex_celery.telemetry.report import ProducerStatus
 
 logger = logging.getLogger("walex_celery.operations.remote")
@@ -152,7 +154,7 @@ class Remote:
     def scrub(self, text: str) -> str:
         """*text* without secrets."""
         try:
-            return hide_secrets(text, self._walex.settings)
+            return hide_secrets(text, self._walex.settings.secrets())
         except ConfigurationError:
             return text
 

@@ -1,4 +1,4 @@
-"""A producer in a process of its own, as users run it, and what Postgres says of its slot."""
+"""A producer in a process of its own, as users run it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO
 
 from tests.support import Database
-from walex_celery.postgres.lsn import Lsn
 
 HERE = Path(__file__).parent
 
@@ -55,26 +54,3 @@ def commanding(
         process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def active(database: Database) -> bool:
-    return bool(
-        database.execute("SELECT 1 FROM pg_replication_slots WHERE active AND database = current_database()")
-    )
-
-
-def confirmed(database: Database) -> Lsn:
-    ((lsn,),) = database.execute(
-        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()"
-    )
-    return Lsn.parse(lsn)
-
-
-def written(database: Database) -> Lsn:
-    """Up to where the WAL is flushed, with all that was committed before the call.
-
-    Not where the next record will begin: after a record that ends with its page, that is behind the next page's header,
-    where nothing is before somebody writes; and what is not flushed is not sent.
-    """
-    ((lsn,),) = database.execute("SELECT pg_current_wal_flush_lsn()")
-    return Lsn.parse(lsn)

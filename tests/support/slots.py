@@ -1,0 +1,48 @@
+"""What Postgres says of a database's slots, and of the WAL."""
+
+from __future__ import annotations
+
+from tests.support import Database
+from walex_celery import Lsn
+
+
+def active(database: Database) -> bool:
+    return bool(
+        database.execute("SELECT 1 FROM pg_replication_slots WHERE active AND database = current_database()")
+    )
+
+
+def confirmed(database: Database) -> Lsn:
+    ((lsn,),) = database.execute(
+        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()"
+    )
+    return Lsn.parse(lsn)
+
+
+def written(database: Database) -> Lsn:
+    """Up to where the WAL is flushed, with all that was committed before the call.
+
+    Not where the next record will begin: after a record that ends with its page, that is behind the next page's header,
+    where nothing is before somebody writes; and what is not flushed is not sent.
+    """
+    ((lsn,),) = database.execute("SELECT pg_current_wal_flush_lsn()")
+    return Lsn.parse(lsn)
+
+
+def confirmed_flush(database: Database, slot: str) -> Lsn:
+    """What the slot has been told that it may forget."""
+    rows = database.execute(
+        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [slot]
+    )
+    return Lsn.parse(rows[0][0])
+
+
+def slots(database: Database) -> list[tuple[str, bool, bool]]:
+    """Name, whether temporary, and whether active, of the database's slots."""
+    return [
+        (name, temporary, active)
+        for name, temporary, active in database.execute(
+            "SELECT slot_name, temporary, active FROM pg_replication_slots WHERE database = %s",
+            [database.name],
+        )
+    ]
