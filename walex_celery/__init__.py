@@ -23,7 +23,7 @@ from walex_celery.errors import (
 from walex_celery.events.event import Change, Event, Source, TransactionInfo
 from walex_celery.events.record import Record
 from walex_celery.events.values import Interval, Range
-from walex_celery.events.wire import register
+from walex_celery.events.wire import register as _register
 from walex_celery.filters import Filters
 from walex_celery.handlers.policies import DeadLetter, Halt, Retry
 from walex_celery.postgres.lsn import Lsn
@@ -92,4 +92,4 @@ def __dir__() -> list[str]:
 
 
 # Whoever imports this package gets an Event where a task's message has one.
-register()
+_register()
