@@ -64,10 +64,7 @@ KNOWN: Final = {
     "_speedups.compiled imports no extension module",
     "_speedups.compiled imports pipeline.assembler",
     "_speedups.compiled imports postgres.pgoutput",
-    "dead_letters.stores imports settings.model",
     "pipeline.assembler: Assembler has too many attributes",
-    "telemetry.tracing imports pipeline.assembler",
-    "telemetry.tracing imports settings.model",
 }
 
 
