@@ -143,8 +143,8 @@ def test_an_old_primary_that_comes_back_is_not_read(redis_url: str, caplog: pyte
             servers.primary.start()
             with caplog.at_level(logging.WARNING):
                 servers.on_standby("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
-                told = "is on timeline 1, and timeline 2 has been read: an old primary"
-                wait_until(lambda: told in caplog.text, 30)
+                complaint = "is on timeline 1, and timeline 2 has been read: an old primary"
+                wait_until(lambda: complaint in caplog.text, 30)
             assert not servers.on_primary(
                 "SELECT 1 FROM pg_replication_slots WHERE active AND slot_type = 'logical'"
             )

@@ -1,4 +1,4 @@
-"""Servers that will not do: a pooler in between, a Postgres that is too old. Each is told with its mend."""
+"""Servers that can't be used: a pooler in between, a Postgres that is too old. Each error says the fix."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_the_session_is_pinned_whatever_the_database_s_defaults(
 
 @CONNECTS
 @pytest.mark.parametrize(
-    ("wrong", "kind", "mend"),
+    ("wrong", "kind", "fix"),
     [
         ({"password": "hunter2"}, AuthenticationFailed, "set the right password= or WALEX_PASSWORD"),
         ({"database": "no_such_database"}, SetupError, "set database="),
@@ -77,7 +77,7 @@ def test_a_connection_that_fails_says_why_and_never_the_password(
     connecting: Callable[[ConnectionSettings], Any],
     wrong: dict[str, object],
     kind: type[WalExError],
-    mend: str,
+    fix: str,
     database: Database,
 ) -> None:
     settings = settings_of(database, connect_timeout=2, **wrong)
@@ -86,7 +86,7 @@ def test_a_connection_that_fails_says_why_and_never_the_password(
         connecting(settings)
 
     assert type(caught.value) is kind
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     assert settings.address() in str(caught.value)
     assert caught.value.__cause__ is None, "psycopg2's own text is not chained: it is not ours to clean"
     for secret in settings.secrets():

@@ -1,4 +1,4 @@
-"""Each way in which a slot can't be had is its own error, told with its mend, before it is touched (promise 8)."""
+"""Each reason why a slot can't be read is its own error, with its fix, before the slot is touched (promise 8)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.server import Server, check_prerequisites, inspect_server
-from walex_celery.postgres.slot import Slot, check_slot, create_slot, find_slot
+from walex_celery.postgres.slot import Slot, SlotCounts, check_slot, count_slots, create_slot, find_slot
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.settings.model import load_settings
 from walex_celery.testing.servers import Postgres
@@ -56,6 +56,14 @@ def make_slot(settings: SlotSettings) -> Lsn | None:
         connection.close()
 
 
+def slot_of(settings: SlotSettings) -> Slot | None:
+    connection = connect(settings.connection)
+    try:
+        return find_slot(connection, settings)
+    finally:
+        connection.close()
+
+
 @pytest.fixture
 def settings(database: Database) -> SlotSettings:
     """Of an instance whose database has its publication; its slot is named after the database."""
@@ -64,7 +72,7 @@ def settings(database: Database) -> SlotSettings:
 
 
 def refused(settings: SlotSettings, kind: type[WalExError]) -> str:
-    """What is told when *settings* are refused with exactly *kind*."""
+    """The message when *settings* are refused with exactly *kind*."""
     with pytest.raises(kind) as caught:
         check(settings)
     assert type(caught.value) is kind
@@ -81,11 +89,7 @@ def test_a_slot_is_made_once(settings: SlotSettings, database: Database) -> None
     made_at = make_slot(settings)
     assert make_slot(settings) is None
 
-    connection = connect(settings.connection)
-    try:
-        slot = find_slot(connection, settings)
-    finally:
-        connection.close()
+    slot = slot_of(settings)
     assert slot is not None
     assert (slot.name, slot.plugin, slot.type, slot.database, slot.temporary, slot.active_pid) == (
         settings.name, "pgoutput", "logical", database.name, False, None
@@ -97,11 +101,7 @@ def test_a_slot_is_made_once(settings: SlotSettings, database: Database) -> None
 
 
 def test_there_is_no_slot_at_first(settings: SlotSettings) -> None:
-    connection = connect(settings.connection)
-    try:
-        assert find_slot(connection, settings) is None
-    finally:
-        connection.close()
+    assert slot_of(settings) is None
 
 
 def test_a_temporary_slot_goes_with_its_connection(database: Database) -> None:
@@ -109,6 +109,42 @@ def test_a_temporary_slot_goes_with_its_connection(database: Database) -> None:
 
     assert make_slot(settings) is not None
     assert make_slot(settings) is not None
+
+
+def test_how_far_a_slot_is_behind(settings: SlotSettings, database: Database) -> None:
+    make_slot(settings)
+    before = slot_of(settings)
+    database.execute("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 100000))")
+    after = slot_of(settings)
+
+    assert before is not None
+    assert after is not None
+    assert before.lag_bytes is not None
+    assert after.lag_bytes is not None
+    assert after.lag_bytes - before.lag_bytes >= 100_000
+    assert after.retained_bytes is not None
+    assert after.retained_bytes >= after.lag_bytes
+    assert (after.wal_status, after.safe_wal_bytes, after.is_active, after.is_lost) == (
+        "reserved", None, False, False
+    )  # fmt: skip
+
+
+def test_a_position_read_before_the_slot_went_on_is_no_negative_lag() -> None:
+    slot = Slot("s", "pgoutput", "logical", "shop", False, 42, Lsn(900), "reserved", wal_lsn=Lsn(800))
+
+    assert (slot.lag_bytes, slot.retained_bytes, slot.is_active) == (0, None, True)
+
+
+def test_the_slots_of_all_databases_are_counted(settings: SlotSettings) -> None:
+    connection = connect(settings.connection)
+    try:
+        before = count_slots(connection, settings.connection)
+        make_slot(settings)
+        after = count_slots(connection, settings.connection)
+    finally:
+        connection.close()
+
+    assert after == SlotCounts(before.all + 1, before.standbys)
 
 
 # What is not.
@@ -120,17 +156,17 @@ def test_a_missing_publication(database: Database) -> None:
         database, publication=["present", 'odd "one"', "events"], subscriptions=["users", 'sales.x"y']
     )
 
-    told = refused(settings, PublicationMissing)
+    message = refused(settings, PublicationMissing)
 
-    assert "'odd \"one\"', 'events' does not exist" in told
-    assert 'fix: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in told
+    assert "'odd \"one\"', 'events' does not exist" in message
+    assert 'fix: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in message
 
 
-def test_the_mend_for_a_missing_publication_mends(database: Database) -> None:
+def test_the_fix_for_a_missing_publication_works(database: Database) -> None:
     settings = settings_of(database, subscriptions=["*"], publication=['odd "one"'])
-    told = refused(settings, PublicationMissing)
+    message = refused(settings, PublicationMissing)
 
-    database.execute(told.partition("fix: ")[2])
+    database.execute(message.partition("fix: ")[2])
 
     check(settings)
 
@@ -150,8 +186,8 @@ def test_a_role_without_replication(settings: SlotSettings, database: Database) 
     with role_of(database, "NOREPLICATION") as role:
         limited = settings_of(database, username=role, password=PASSWORD)
 
-        told = refused(limited, PrivilegeError)
-        database.execute(told.partition("fix: ")[2].partition(";")[0])
+        message = refused(limited, PrivilegeError)
+        database.execute(message.partition("fix: ")[2].partition(";")[0])
 
         check(limited)
 
@@ -171,10 +207,10 @@ def test_a_replication_role_needs_no_more(settings: SlotSettings, database: Data
 def test_a_slot_of_another_plugin(settings: SlotSettings, database: Database) -> None:
     database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [settings.name])
 
-    told = refused(settings, SlotMismatch)
+    message = refused(settings, SlotMismatch)
 
-    assert "is of plugin 'test_decoding', not 'pgoutput'" in told
-    assert f"SELECT pg_drop_replication_slot('{settings.name}')" in told
+    assert "is of plugin 'test_decoding', not 'pgoutput'" in message
+    assert f"SELECT pg_drop_replication_slot('{settings.name}')" in message
 
 
 def test_a_slot_of_another_database(settings: SlotSettings, postgres: Postgres) -> None:

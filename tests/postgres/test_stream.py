@@ -84,7 +84,7 @@ def commit_around_a_long_transaction(database: Database, rows: int) -> None:
     long.close()
 
 
-def test_psycopg2_by_itself_acknowledges_what_nobody_acknowledged(
+def test_psycopg2_by_itself_acknowledges_what_the_producer_did_not(
     database: Database, settings: SlotSettings
 ) -> None:
     """Why read() stops where it does; if this fails one day, psycopg2 has changed and the guard may go."""

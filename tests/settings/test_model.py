@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from tests.settings.support import SECRET, load
 from walex_celery import ConfigurationError
 from walex_celery.filters import Table
+from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
 from walex_celery.settings.changes import changed
 from walex_celery.settings.model import EventModules, load_settings, slot_name_for
 
@@ -32,6 +33,49 @@ def test_the_defaults() -> None:
     )  # fmt: skip
     assert (settings.publication, settings.subscriptions, settings.modules) == (("events",), (), ())
     assert (settings.durable_slot, settings.slot, settings.message_middleware) == (False, "shop_walex", None)
+
+
+# What Postgres gets of them.
+
+
+def test_the_structs_for_postgres_say_all_that_the_settings_do() -> None:
+    settings = load(
+        name="shop",
+        url=f"postgresql://me:{SECRET}@a:6432,b/shop?sslmode=verify-full&gssencmode=disable",
+        sslrootcert="ca.pem",
+        sslcert="me.pem",
+        sslkey="me.key",
+        connect_timeout=3,
+        publication=["events", "more"],
+        subscriptions=["users", "sales.orders"],
+        durable_slot=True,
+        failover=True,
+    )
+
+    assert settings.connection_settings() == ConnectionSettings(
+        hosts=(("a", 6432), ("b", 5432)),
+        database="shop",
+        user="me",
+        password=SECRET,
+        application_name="walex shop",
+        sslmode="verify-full",
+        sslrootcert="ca.pem",
+        sslcert="me.pem",
+        sslkey="me.key",
+        connect_timeout=3,
+        libpq={"gssencmode": "disable"},
+        hidden=(f"postgresql://me:{SECRET}@a:6432,b/shop?sslmode=verify-full&gssencmode=disable",),
+    )
+    assert settings.slot_settings() == SlotSettings(
+        connection=settings.connection_settings(),
+        name="shop_walex",
+        publications=("events", "more"),
+        durable=True,
+        failover=True,
+        tables=(("public", "users"), ("sales", "orders")),
+    )
+    assert changed(settings, "add", "subscriptions", "*").slot_settings().tables == ()
+    assert SECRET not in repr(settings.slot_settings())
 
 
 # What is refused (promise 8).

@@ -170,7 +170,7 @@ def test_an_application_that_sets_logging_up_keeps_it(shop: Shop) -> None:
     shop.write(MODULE, own_set_up)
     with shop.producer("--log-format", "json") as log:
         log.until("OURS streaming from")
-        assert "OURS --log-format json is left to the application" in log.text
+        assert "OURS --log-format json is ignored: the application" in log.text
         assert all(line.startswith(("OURS ", "  ")) for line in log.text.splitlines())
 
 

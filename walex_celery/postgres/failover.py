@@ -56,8 +56,8 @@ def check_cluster(cluster: Cluster, met: Cluster | None, settings: ConnectionSet
     found, read = cluster.timelines.current, met.timelines.current
     if found < read:
         raise PostgresUnavailable(
-            f"the server at {settings.address()} is on timeline {found}, and timeline {read} has been read: is it an "
-            "old primary that came back after a failover? Its changes are not those of the new one. Shut it down, or "
+            f"the server at {settings.address()} is on timeline {found}, and timeline {read} has been read: an old "
+            "primary that came back after a failover? Its changes are not those of the new one. Shut it down, or "
             "take it out of hostname=; if you mean to go back to it, start the producer again"
         )
 

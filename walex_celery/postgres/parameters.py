@@ -1,4 +1,4 @@
-"""Which database to connect to, and which slot to read there: all that this package is told.
+"""Which database to connect to, and which slot to read there: all that this package needs to know.
 
 An application's settings make these structs; so can anything else that reads a slot.
 """

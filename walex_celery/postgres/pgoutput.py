@@ -154,7 +154,7 @@ unpack_begin: Final = _BEGIN.unpack
 unpack_commit_end_lsn: Final = Layout("!x9xQ").unpack_from
 #: Of a Relation, Type, Insert, Update or Delete: ``(oid,)``.
 unpack_oid: Final = Layout("!xI").unpack_from
-#: How messages begin that may complete a transaction, or stand complete outside of one; for ``bytes.startswith``.
+#: First bytes of the messages that complete a transaction, or may stand outside of one; for ``bytes.startswith``.
 COMPLETING: Final = (b"C", b"M")
 #: How messages begin that describe what later rows need: Relation and Type; for ``bytes.startswith``.
 DESCRIBING: Final = (b"R", b"Y")
@@ -397,7 +397,7 @@ def started_lsn(payload: bytes) -> int | None:
 
 
 def completed_lsn(payload: bytes) -> int | None:
-    """The position that is reached with *payload*, if it completes a transaction or stands outside of one.
+    """The position reached with *payload*, if it completes a transaction or stands outside of one; else ``None``.
 
     Raises:
         DecodeError: for a Commit or a Message that is not whole.
@@ -424,7 +424,7 @@ def standalone_lsn(payload: bytes) -> int | None:
 
 
 def description_key(payload: bytes) -> bytes | None:
-    """What a Relation or Type message describes: a newer one with the same key replaces it; else ``None``.
+    """The key of a Relation or Type message: a later message with the same key replaces it. Else ``None``.
 
     The keys of types sort after those of relations.
     """

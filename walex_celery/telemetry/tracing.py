@@ -1,7 +1,7 @@
-"""Tracing by OpenTelemetry: a span for each transaction, which the tasks that it causes continue.
+"""OpenTelemetry tracing: a span for each transaction, which the tasks that it causes continue.
 
-Import it only where ``opentelemetry-api`` is installed. Names of attributes are those of the semantic conventions for
-databases where there is one, else begin with ``walex.``.
+Import it only if ``opentelemetry-api`` is installed. Attributes are named by the semantic conventions for databases,
+or else begin with ``walex.``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ logger = logging.getLogger("walex_celery.tracing")
 SPAN_NAME: Final = "walex.transaction"
 
 _TRACE_CONTEXT: Final = TraceContextTextMapPropagator()
-#: In the context of a transaction: what is published there carries it, and nothing else does.
+#: Marks the context of a transaction: only what is published in it carries the context.
 _DISPATCHING: Final = create_key("walex-dispatching")
 
 
@@ -40,8 +40,8 @@ class Tracing:
     """Traces what one producer dispatches.
 
     Args:
-        settings: whose database and name are told.
-        statistics: whose tasks are counted.
+        settings: for the database and the instance's name.
+        statistics: for the number of tasks.
     """
 
     def __init__(self, settings: WalExSettings, statistics: Statistics) -> None:
@@ -54,24 +54,24 @@ class Tracing:
             "server.port": settings.port,
             "walex.name": settings.name,
         }
-        # The span of a transaction whose last chunk has not come, and what was dispatched of it.
+        # The span of a transaction whose last chunk has not come yet, and what was dispatched of it so far.
         self._span: Span | None = None
         self._context = Context()
         self._tables: set[str] = set()
         self._events = 0
         self._tasks = 0
-        # Celery's way for whoever wants a header in each message, which makes the publisher have it run for each.
+        # Celery's way to add a header to each message; with a receiver, the publisher sends the signal for each.
         signals.before_task_publish.connect(self._inject, weak=False)
         logger.info("tracing: a span for each transaction, and its traceparent in each task")
 
     def close(self) -> None:
-        """End an open span, and leave tasks alone."""
+        """End an open span, and stop adding headers to tasks."""
         signals.before_task_publish.disconnect(self._inject)
         self._end(interrupted=True)
 
     @contextmanager
     def transaction(self, chunk: Chunk) -> Iterator[None]:
-        """The span of *chunk*'s transaction is the current one inside; it ends with the last chunk, or an error."""
+        """Make the span of *chunk*'s transaction current; it ends with the last chunk, or with an error."""
         if not chunk.info.chunk or self._span is None:
             self._end(interrupted=True)
             self._begin(chunk)
@@ -101,7 +101,7 @@ class Tracing:
         attributes = {**self._attributes, "walex.lsn": str(chunk.info.lsn)}
         if chunk.info.xid is not None:
             attributes["walex.xid"] = chunk.info.xid
-        # Beginning with an empty context: whatever is current here has nothing to do with this transaction.
+        # Starts from an empty context: the current one has nothing to do with this transaction.
         parent = _parent(chunk.traceparent)
         self._span = self._tracer.start_span(
             SPAN_NAME, context=parent, kind=SpanKind.CONSUMER, attributes=attributes
@@ -117,18 +117,18 @@ class Tracing:
         span.set_attribute("walex.tasks", self._tasks)
         span.set_attribute("walex.tables", sorted(self._tables))
         if interrupted:
-            # The connection broke, or the producer stops: it will be read again.
+            # The connection broke, or the producer is stopping: the transaction will be read again.
             span.set_attribute("walex.interrupted", True)
         span.end()
 
     def _inject(self, headers: dict[str, Any] | None = None, **_: Any) -> None:
-        """Receiver of before_task_publish: a worker's instrumentation looks for the context in the headers."""
+        """Receiver of before_task_publish: adds the context to the headers, where instrumentation looks for it."""
         if headers is not None and get_value(_DISPATCHING):
             propagate.inject(headers)
 
 
 def _parent(traceparent: bytes | None) -> Context:
-    """The context that a message of the application named; empty if there is none, or if it is malformed."""
+    """The context named by a message of the application; empty if there is none, or it is malformed."""
     if traceparent is None:
         return Context()
     return _TRACE_CONTEXT.extract({"traceparent": traceparent.decode("ascii", "replace")}, context=Context())

@@ -15,7 +15,7 @@ from psycopg2.extensions import connection as Connection
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
 from walex_celery.broker.link import Link
-from walex_celery.broker.target import TaskTarget
+from walex_celery.broker.templates.target import TaskTarget
 from walex_celery.errors import ConfigurationError
 from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.operations.doctor.services import Service, service_of
