@@ -1,4 +1,4 @@
-"""Settings: what is right, what is refused and how it is said (promises 8 and 9)."""
+"""Settings: what is right, what is refused and with which words (promises 8 and 9)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from walex_celery.settings.changes import changed
 from walex_celery.settings.model import EventModules, load_settings, slot_name_for
 
 
-def told(error: BaseException) -> str:
+def logged(error: BaseException) -> str:
     """Everything that a log would show of it."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
@@ -177,7 +177,7 @@ def test_no_error_has_the_password(url: str) -> None:
     for attempt in attempts:
         with pytest.raises(ConfigurationError) as caught:
             attempt()
-        assert SECRET not in told(caught.value)
+        assert SECRET not in logged(caught.value)
 
 
 @given(st.text(alphabet="/?#@:%[]&=+ é", max_size=6))
@@ -188,7 +188,7 @@ def test_no_password_gets_out_whatever_is_around_it(noise: str) -> None:
             settings = load(url=f"postgresql://me:{password}@db/shop")
             shown += [settings.address(), repr(settings)]
         except ConfigurationError as error:
-            shown.append(told(error))
+            shown.append(logged(error))
         assert SECRET not in "".join(shown)
 
 
@@ -196,7 +196,7 @@ def test_a_wrong_password_setting_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(password=[SECRET])
 
-    assert SECRET not in told(caught.value)
+    assert SECRET not in logged(caught.value)
 
 
 # Names.
