@@ -131,6 +131,22 @@ def test_a_worker_that_runs_a_task_with_an_event(tmp_path: Path) -> None:
     assert len(ours(loaded)) <= MOST, ours(loaded)
 
 
+def test_a_worker_whose_application_keeps_a_spool(tmp_path: Path) -> None:
+    """The setting is in a module that workers import too; what reads and writes the spool is not."""
+    loaded = loaded_by(
+        tmp_path,
+        """
+        from shop import app
+        from walex_celery import Spool, WalEx
+
+        WalEx(app, name="spooled", message_middleware=Spool("spool"), durable_slot=True)
+        """,
+    )
+
+    allowed = {"walex_celery.sources", "walex_celery.sources.spool", "walex_celery.sources.spool.spool"}
+    assert set(unwanted(loaded)) == allowed
+
+
 def test_the_worker_command_does_not_load_the_producer(tmp_path: Path) -> None:
     """Celery loads our group of commands in every process of its own, of which most are workers."""
     loaded = loaded_by(

@@ -1,4 +1,4 @@
-"""Settings: what is right, what is refused and how it is said (promises 8 and 9)."""
+"""Settings: what is right, what is refused and with which words (promises 8 and 9)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from walex_celery.settings.changes import changed
 from walex_celery.settings.model import EventModules, load_settings, slot_name_for
 
 
-def told(error: BaseException) -> str:
+def logged(error: BaseException) -> str:
     """Everything that a log would show of it."""
     return "".join(traceback.format_exception(error)) + repr(error)
 
@@ -33,6 +33,49 @@ def test_the_defaults() -> None:
     )  # fmt: skip
     assert (settings.publication, settings.subscriptions, settings.modules) == (("events",), (), ())
     assert (settings.durable_slot, settings.slot, settings.message_middleware) == (False, "shop_walex", None)
+
+
+# What Postgres gets of them.
+
+
+def test_the_structs_for_postgres_say_all_that_the_settings_do() -> None:
+    settings = load(
+        name="shop",
+        url=f"postgresql://me:{SECRET}@a:6432,b/shop?sslmode=verify-full&gssencmode=disable",
+        sslrootcert="ca.pem",
+        sslcert="me.pem",
+        sslkey="me.key",
+        connect_timeout=3,
+        publication=["events", "more"],
+        subscriptions=["users", "sales.orders"],
+        durable_slot=True,
+        failover=True,
+    )
+
+    assert settings.connection_settings() == ConnectionSettings(
+        hosts=(("a", 6432), ("b", 5432)),
+        database="shop",
+        user="me",
+        password=SECRET,
+        application_name="walex shop",
+        sslmode="verify-full",
+        sslrootcert="ca.pem",
+        sslcert="me.pem",
+        sslkey="me.key",
+        connect_timeout=3,
+        libpq={"gssencmode": "disable"},
+        hidden=(f"postgresql://me:{SECRET}@a:6432,b/shop?sslmode=verify-full&gssencmode=disable",),
+    )
+    assert settings.slot_settings() == SlotSettings(
+        connection=settings.connection_settings(),
+        name="shop_walex",
+        publications=("events", "more"),
+        durable=True,
+        failover=True,
+        tables=(("public", "users"), ("sales", "orders")),
+    )
+    assert changed(settings, "add", "subscriptions", "*").slot_settings().tables == ()
+    assert SECRET not in repr(settings.slot_settings())
 
 
 # What is refused (promise 8).
@@ -134,7 +177,7 @@ def test_no_error_has_the_password(url: str) -> None:
     for attempt in attempts:
         with pytest.raises(ConfigurationError) as caught:
             attempt()
-        assert SECRET not in told(caught.value)
+        assert SECRET not in logged(caught.value)
 
 
 @given(st.text(alphabet="/?#@:%[]&=+ é", max_size=6))
@@ -145,7 +188,7 @@ def test_no_password_gets_out_whatever_is_around_it(noise: str) -> None:
             settings = load(url=f"postgresql://me:{password}@db/shop")
             shown += [settings.address(), repr(settings)]
         except ConfigurationError as error:
-            shown.append(told(error))
+            shown.append(logged(error))
         assert SECRET not in "".join(shown)
 
 
@@ -153,7 +196,7 @@ def test_a_wrong_password_setting_is_not_repeated() -> None:
     with pytest.raises(ConfigurationError) as caught:
         load(password=[SECRET])
 
-    assert SECRET not in told(caught.value)
+    assert SECRET not in logged(caught.value)
 
 
 # Names.
