@@ -57,16 +57,6 @@ MAX_ATTRIBUTES: Final = 18
 #: Only this module imports the compiled extension modules.
 COMPILED: Final = "_speedups.compiled"
 
-#: Where the tree is not yet as these rules have it. May only become smaller.
-KNOWN: Final = {
-    "_speedups.compiled imports events.cells",
-    "_speedups.compiled imports events.row_event",
-    "_speedups.compiled imports no extension module",
-    "_speedups.compiled imports pipeline.assembler",
-    "_speedups.compiled imports postgres.pgoutput",
-    "pipeline.assembler: Assembler has too many attributes",
-}
-
 
 @cache
 def modules() -> dict[str, ast.Module]:
@@ -178,14 +168,7 @@ RULES: Final = (crossings, strays, long_modules, importers_of_much, large_classe
 @pytest.mark.parametrize("rule", RULES)
 def test_the_tree_is_as_designed(rule: object) -> None:
     assert callable(rule)
-    assert sorted(set(rule()) - KNOWN) == []
-
-
-def test_known_exceptions_still_exist() -> None:
-    """What has been put right leaves the list, so that it can't come back."""
-    found = {violation for rule in RULES for violation in rule()}
-
-    assert sorted(KNOWN - found) == []
+    assert sorted(set(rule())) == []
 
 
 def test_the_borders_name_what_exists() -> None:

@@ -13,7 +13,7 @@ from amqp import NotFound
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
-from tests._speedups.support import needs_native
+from tests._speedups.support import needs_compiled
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
 from tests.broker.test_conformance import assert_same, comparable
 from tests.support import wait_until
@@ -304,7 +304,7 @@ class Readable:
         return self.value, b"", ARGSREPR
 
 
-@needs_native
+@needs_compiled
 def test_the_compiled_part_keeps_to_its_path(broker_url: str) -> None:
     values = [value_of(number) for number in range(20)]
     with publishing(make_app(broker_url)) as publisher:

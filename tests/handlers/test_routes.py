@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walex_celery import Event, Filters
-from walex_celery._speedups.compiled import Context, RowEvent
 from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Source
-from walex_celery.events.row_event import RowSource
+from walex_celery.events.row_event import RowSource, new_context, new_row_event
 from walex_celery.events.shape import Shape
 from walex_celery.filters import Table
 from walex_celery.handlers.registry import Handler, Registry
@@ -95,10 +94,10 @@ def test_a_compiled_filter_accepts_what_the_filter_accepts(
     row_source = RowSource(Source("WalEx", "1", "shop", "public", "users", SHAPE.columns, ("id",)), SHAPE)
     if type == "update" and old_is_known:
         new = [before if after is UNCHANGED else after for before, after in zip(old, new, strict=True)]
-    event = RowEvent(
+    event = new_row_event(
         row_source,
         type,
-        Context(),
+        new_context(),
         0,
         None if type == "delete" else new,
         new if type == "delete" else old if type == "update" and old_is_known else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from tests import messages as m
 from walex_celery import DecodeError, Event, Filters, Lsn
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.cells import UNCHANGED
 from walex_celery.events.event import Source
 from walex_celery.events.shape import Shape
@@ -21,7 +20,7 @@ from walex_celery.handlers.kinds import OF_TABLES
 from walex_celery.handlers.registry import Handler
 from walex_celery.handlers.routes import message_route, route_of
 from walex_celery.pipeline import assembler as transaction
-from walex_celery.pipeline.assembler import Chunk
+from walex_celery.pipeline.assembler import Chunk, new_assembler
 from walex_celery.pipeline.table_plan import Planning, TablePlan
 from walex_celery.postgres.pgoutput import Relation, Type
 
@@ -38,7 +37,7 @@ class Listener:
         self,
         *handlers: Handler,
         restartable: bool = False,
-        assembler_type: type[transaction.Assembler] = Assembler,
+        make_assembler: Callable[..., transaction.Assembler] = new_assembler,
     ) -> None:
         self.handlers = list(handlers)
         self.types: list[Type] = []
@@ -48,7 +47,7 @@ class Listener:
             Source("WalEx", "1", "shop", "", "", {}),
             self.types.append,
         )
-        self.assembler = assembler_type(planning, restartable=restartable)
+        self.assembler = make_assembler(planning, restartable=restartable)
 
     def plan(self, relation: Relation) -> TablePlan | None:
         table = Table(relation.namespace, relation.name)

@@ -9,11 +9,11 @@ from typing import Any
 
 from rich.text import Text
 
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Event, printable, short
 from walex_celery.filters import ALL_TABLES, Filters
 from walex_celery.handlers.kinds import KINDS, MESSAGE, ON_EVENT
 from walex_celery.handlers.registry import Handler
+from walex_celery.pipeline.assembler import new_assembler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
@@ -49,7 +49,7 @@ def tail(
     finally:
         connection.close()
     planner = Planner(settings, [_everything(ON_EVENT), _everything(MESSAGE.decorator)], catalog)
-    assembler = Assembler(planner.planning)
+    assembler = new_assembler(planner.planning)
     stream = ReplicationStream(slot, server)
     try:
         stream.create_slot()

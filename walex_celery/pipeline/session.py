@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from walex_celery._failpoints import failpoint
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.handlers.registry import Handler
-from walex_celery.pipeline.assembler import Chunk
+from walex_celery.pipeline.assembler import Assembler, Chunk, new_assembler
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.dispatcher import Dispatcher
 from walex_celery.pipeline.planner import Planner
@@ -53,7 +52,7 @@ class Session:
             self.assembler = before.assembler
             self.assembler.plan_by(self._planner.planning)
         else:
-            self.assembler = Assembler(self._planner.planning, restartable=stream.is_restartable)
+            self.assembler = new_assembler(self._planner.planning, restartable=stream.is_restartable)
 
     @property
     def is_pending(self) -> bool:
