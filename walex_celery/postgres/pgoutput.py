@@ -132,7 +132,6 @@ class LogicalMessage(Message, frozen=True):
     content: bytes
 
 
-BEGIN_FIELDS = Layout("!QqI")
 # An "x" stands for the byte that names the message's kind.
 _BEGIN = Layout("!xQqI")
 _COMMIT = Layout("!xBQQq")
