@@ -10,9 +10,10 @@ import pytest
 from walex_celery import _speedups as native
 from walex_celery._speedups.compiled import Assembler, Context, RowEvent
 from walex_celery.events import row_event
+from walex_celery.events.cells import Cell
 from walex_celery.events.event import Source
-from walex_celery.events.record import Cell, Shape
 from walex_celery.events.row_event import PlainContext, PlainRowEvent, RowSource
+from walex_celery.events.shape import Shape
 from walex_celery.pipeline import assembler as transaction
 
 #: Where it was not built there is nothing to compare; that it is built where it can be, test_build.py holds.

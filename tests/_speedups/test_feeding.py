@@ -15,7 +15,7 @@ from tests._speedups.support import ASSEMBLERS, answer, needs_native
 from tests.pipeline import test_assembler as stream
 from walex_celery import Filters
 from walex_celery import _speedups as native
-from walex_celery.events.record import UNCHANGED
+from walex_celery.events.cells import UNCHANGED
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.pipeline.assembler import Assembler
 from walex_celery.postgres.stream import StreamMessage, read_slice_plainly

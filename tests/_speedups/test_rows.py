@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests._speedups.support import Both, needs_native, row_source
 from walex_celery._speedups.compiled import Context
-from walex_celery.events.record import MAX_NESTING, UNCHANGED, Cell
+from walex_celery.events.cells import MAX_NESTING, UNCHANGED, Cell
 from walex_celery.events.row_event import PlainContext
 from walex_celery.postgres.pgoutput import EARLIEST, LATEST, POSTGRES_EPOCH
 

@@ -18,7 +18,7 @@ from kombu.serialization import register, unregister
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all
 from tests.support import wait_until
-from walex_celery.broker.body import wire_argument
+from walex_celery.broker.templates.body import wire_argument
 
 # Celery 5.7 deprecates routing by task attributes; as long as it honours them, so do we.
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*task attribute is deprecated")

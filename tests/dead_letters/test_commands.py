@@ -200,7 +200,10 @@ def test_what_is_not_named_is_not_touched(shop: Database, name: str, arguments: 
 
 
 def test_a_wrong_age_is_told(shop: Database) -> None:
-    assert "one looks like 90s" in run(application(shop), "discard", "--all", "--older-than", "soon").output
+    assert (
+        "not a duration such as 90s"
+        in run(application(shop), "discard", "--all", "--older-than", "soon").output
+    )
 
 
 def test_kill_9_between_storing_and_acknowledging_makes_one_letter(shop: Database, tmp_path: Path) -> None:

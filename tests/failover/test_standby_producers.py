@@ -27,7 +27,7 @@ def server() -> Iterator[Postgres]:
 
 
 def test_the_host_of_the_active_one_is_gone(server: Postgres, redis_url: str, tmp_path: Path) -> None:
-    """Its connections are cut without a FIN: neither end is told anything."""
+    """Its connections are cut without a FIN: neither end notices."""
     database = Database(server, "postgres")
     database.execute("CREATE TABLE items (id int PRIMARY KEY); CREATE PUBLICATION events FOR TABLE items")
     first, second = tmp_path / "first.log", tmp_path / "second.log"

@@ -17,7 +17,7 @@ from tests.broker.support import Proxy
 from tests.pipeline.test_volume import peak_mib
 from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from tests.support.process import producer_process
-from tests.support.producers import make_app, running
+from tests.support.producers import make_app, running, unconfirmed
 from tests.support.shop import SCHEMA, make_enqueuing
 from tests.support.slots import active, confirmed, written
 from walex_celery import Event, Spool
@@ -130,5 +130,5 @@ def test_max_waiting_bytes_bounds_what_waits(
             proxy.flow()
             with Redis.from_url(redis_url) as client:
                 wait_until(lambda: client.llen("celery") >= 4001, 60)
-            wait_until(lambda: not producer._publisher.unconfirmed_count, 60)
+            wait_until(lambda: not unconfirmed(producer), 60)
     assert "the broker takes tasks again" in caplog.text

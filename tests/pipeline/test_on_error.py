@@ -394,9 +394,8 @@ def test_a_role_that_may_not_write_keeps_them_in_a_file(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         with open_dead_letters(walex.settings) as letters:
             (letter,) = letters.summaries()
-            found = letters.find(letter.id)
-        assert found is not None
-        (event,) = [Event.from_json(text) for text in found[1].events]
+            _, whole = letters.find(letter.id)
+        (event,) = [Event.from_json(text) for text in whole.events]
         assert event.new_record == {"id": 2, "note": "ö"}
         assert shop.execute("SELECT count(*) FROM walex.dead_letters") == [(0,)]
     finally:

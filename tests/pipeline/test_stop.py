@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Database, wait_until
-from tests.support.producers import make_app, running
+from tests.support.producers import make_app, running, unconfirmed
 from tests.support.queues import drain
 from tests.support.shop import SCHEMA, make_enqueuing
 from tests.support.slots import written
@@ -29,9 +29,7 @@ def test_stopping_while_the_broker_is_away(
         def run_into_it() -> None:
             with running(walex) as producer:
                 database.execute("INSERT INTO items VALUES (1)")
-                wait_until(
-                    lambda: producer.statistics.tasks == 1 and not producer._publisher.unconfirmed_count
-                )
+                wait_until(lambda: producer.statistics.tasks == 1 and not unconfirmed(producer))
                 broker.kill()
                 database.execute("INSERT INTO items VALUES (2)")
                 wait_until(lambda: "processing waits" in caplog.text)

@@ -21,7 +21,7 @@ from tests.support import Database, shop, wait_until
 from tests.support.producers import in_thread, running
 from tests.support.project import Project
 from walex_celery import Event, HandlerError, Producer, WalEx
-from walex_celery.pipeline.producer import open_tracing
+from walex_celery.pipeline.run import open_tracing
 from walex_celery.settings.model import load_settings
 from walex_celery.telemetry.statistics import Statistics
 
@@ -211,7 +211,8 @@ def test_without_a_provider_nothing_changes(
     def notify(event: Event) -> None: ...
 
     with caplog.at_level("INFO"), running(walex) as producer:
-        assert producer._tracing is None
+        assert producer._run is not None
+        assert producer._run.tracing is None
         assert not signals.before_task_publish.has_listeners("shop.notify")
     assert "Task shop.notify is published by template" in caplog.text
 

@@ -89,7 +89,11 @@ def _parse(text: str) -> dict[str, _Point]:
         name, _, what = entry.partition("=")
         what, _, file = what.partition(":")
         action, _, turn = what.partition("@")
-        known = name in get_args(Name) and action in _ACTIONS and (not turn or (turn.isdecimal() and int(turn) > 0))
+        known = (
+            name in get_args(Name)
+            and action in _ACTIONS
+            and (not turn or (turn.isdecimal() and int(turn) > 0))
+        )
         if not known or (action == "pause") != bool(file):
             raise ValueError(
                 f"WALEX_FAILPOINTS: {entry!r} can't be read: NAME=ACTION, NAME=ACTION@n or NAME=pause:FILE, with "

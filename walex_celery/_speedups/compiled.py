@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from walex_celery import _speedups as native
 from walex_celery.events import row_event
-from walex_celery.events.record import MAX_NESTING, UNCHANGED
+from walex_celery.events.cells import MAX_NESTING, UNCHANGED
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.postgres import pgoutput
 

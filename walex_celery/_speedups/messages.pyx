@@ -62,7 +62,7 @@ cdef object _not_utf8(bytes text):
 # --- bodies -----------------------------------------------------------------------------------------
 
 cdef class JsonBody:
-    """The body of a JSON message, rendered as :class:`~walex_celery.broker.body.Body` does.
+    """The body of a JSON message, rendered as :class:`~walex_celery.broker.templates.body.Body` does.
 
     Args:
         opening: what stands before the value's string.

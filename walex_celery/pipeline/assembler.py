@@ -13,11 +13,11 @@ from struct import error as StructError
 from typing import Final, NamedTuple
 
 from walex_celery.errors import DecodeError
-from walex_celery.events.event import Event, EventType, Source, TransactionInfo
-from walex_celery.events.record import UNCHANGED, Cell
+from walex_celery.events.cells import UNCHANGED, Cell
+from walex_celery.events.event import Event, EventType, TransactionInfo
 from walex_celery.events.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
-from walex_celery.handlers.registry import Route
-from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
+from walex_celery.handlers.routes import Route
+from walex_celery.pipeline.table_plan import DatedPlan, Planning, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 
@@ -65,32 +65,18 @@ class Assembler:
     """The open transaction of a replication stream; :meth:`feed` it with payloads, in order.
 
     Args:
-        plan: called with each Relation message; ``None`` means that nobody wants the table.
-        message_plan: called with a message's prefix; who wants it.
-        message_source: the source of events made of messages.
-        announce: called with each Type message.
-        restartable: take a Begin inside a transaction for a stream that broke and began that one anew.
+        planning: decides what is done with each message.
+        restartable: take a Begin inside a transaction for a stream that broke there, and sends that one again.
     """
 
     _new_context: Callable[[], Context] = PlainContext
 
-    def __init__(
-        self,
-        plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
-        message_plan: Callable[[str], Route],
-        message_source: Source,
-        announce: Callable[[pgoutput.Type], None],
-        *,
-        restartable: bool = False,
-    ) -> None:
+    def __init__(self, planning: Planning, *, restartable: bool = False) -> None:
         #: Everything up to here has been fed and handed on: the end of the last whole transaction. An Lsn, but for
         #: the type, which would cost each transaction 0.2 us.
         self.end_lsn: int = Lsn(0)
         self._before_lsn: int = 0
-        self._plan = plan
-        self._message_plan = message_plan
-        self._message_source = message_source
-        self._announce = announce
+        self._planning = planning
         self._restartable = restartable
         self._relations: dict[int, pgoutput.Relation] = {}
         self._plans: dict[int, TablePlan | None] = {}
@@ -125,6 +111,11 @@ class Assembler:
         """Whether a Begin has been fed whose Commit has not."""
         return self._begin is not None
 
+    def plan_by(self, planning: Planning) -> None:
+        """Go on with the plans of another connection."""
+        self._planning = planning
+        self.replan()
+
     def replan(self) -> None:
         """Ask anew for the plan of every known relation: handlers or subscriptions have changed."""
         for relation in self._relations.values():
@@ -155,8 +146,8 @@ class Assembler:
             if not self._restartable:
                 raise DecodeError("Begin inside a transaction")
             self._routed, self._bytes, self._chunk, self._context = [], 0, 0, self._new_context()
-        if len(payload) != 21:
-            pgoutput.check_end(payload, 21, "Begin")
+        if len(payload) != pgoutput.BEGIN_LENGTH:
+            pgoutput.check_end(payload, pgoutput.BEGIN_LENGTH, "Begin")
         if self._of_transaction:
             for oid in self._of_transaction:
                 if oid in self._dated:
@@ -170,19 +161,19 @@ class Assembler:
     def _on_commit(self, payload: bytes) -> Chunk | None:
         if self._begin is None:
             raise DecodeError("Commit outside a transaction")
-        if len(payload) != 26:
-            pgoutput.check_end(payload, 26, "Commit")
+        if len(payload) != pgoutput.COMMIT_LENGTH:
+            pgoutput.check_end(payload, pgoutput.COMMIT_LENGTH, "Commit")
         chunk = self._complete(last=True) if self._routed else None
         self._begin = None
         self._chunk = 0
         self._before_lsn = self.end_lsn
-        self.end_lsn = int.from_bytes(payload[10:18], "big")
+        (self.end_lsn,) = pgoutput.unpack_commit_end_lsn(payload)
         return chunk
 
     def _complete(self, *, last: bool) -> Chunk:
         assert self._begin is not None
         # Not pgoutput.decode(): this is done for each transaction, and the length was checked when it came.
-        final_lsn, microseconds, xid = pgoutput.BEGIN_FIELDS.unpack_from(self._begin, 1)
+        final_lsn, microseconds, xid = pgoutput.unpack_begin(self._begin)
         pgoutput.check_timestamp(microseconds)
         context = self._context
         context.complete(final_lsn, microseconds, xid, self._chunk, last)
@@ -207,7 +198,7 @@ class Assembler:
         if self._begin is None:
             raise DecodeError("a change outside a transaction")
         self._index += 1
-        oid = int.from_bytes(payload[1:5], "big")
+        (oid,) = pgoutput.unpack_oid(payload)
         try:
             return self._plans[oid]
         except KeyError:
@@ -318,7 +309,7 @@ class Assembler:
         self._replan(relation)
 
     def _replan(self, relation: pgoutput.Relation) -> None:
-        plan = self._plan(relation)
+        plan = self._planning.plan(relation)
         if isinstance(plan, DatedPlan):
             self._dated[relation.oid] = plan
             self._plans.pop(relation.oid, None)
@@ -351,7 +342,7 @@ class Assembler:
     def _message(self, payload: bytes) -> Chunk | None:
         message = pgoutput.decode(payload)
         assert isinstance(message, pgoutput.LogicalMessage)
-        wanted = self._message_plan(message.prefix)
+        wanted = self._planning.message_plan(message.prefix)
         if message.transactional:
             index = self._next_index()
             if message.prefix == TRACEPARENT and self._traceparent is None:
@@ -377,13 +368,18 @@ class Assembler:
 
     def _message_event(self, message: pgoutput.LogicalMessage, context: Context, index: int) -> PlainEvent:
         return PlainEvent(
-            "message", self._message_source, context, index, prefix=message.prefix, content=message.content
+            "message",
+            self._planning.message_source,
+            context,
+            index,
+            prefix=message.prefix,
+            content=message.content,
         )
 
     def _type(self, payload: bytes) -> None:
         message = pgoutput.decode(payload)
         assert isinstance(message, pgoutput.Type)
-        self._announce(message)
+        self._planning.announce(message)
 
     def _origin(self, payload: bytes) -> None:
         # Not told to handlers; decoded so that rubbish in its place is noticed.

@@ -295,7 +295,7 @@ def _halting(
         f"  events: {some}\n"
         f"  policy: on_error={policy}{after}\n"
         "  acknowledged: everything before this transaction, and nothing of it: it comes again at the next start\n"
-        "  mend: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
+        "  fix: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
         '  on_error="dead_letter" (or WALEX_ON_ERROR=dead_letter) stores them to be tried again later'
     )
     failure.fields = {**fields, "exception": told.type, "traceback": told.traceback}

@@ -316,7 +316,7 @@ def _numbers(folder: Path, first: Header, found: Positions | None) -> list[int]:
         if found is not None:
             raise SpoolError(
                 f"the spool in {folder} has lost its segments: none is there\n"
-                "  mend: move the folder away, and see 'A damaged spool' in docs/operations.md"
+                "  fix: move the folder away, and see 'A damaged spool' in docs/operations.md"
             )
         Segment.create(folder, first).close()
         return [1]
@@ -331,5 +331,5 @@ def _check_owner(folder: Path, header: Header, system_identifier: int, slot: str
         raise SpoolError(
             f"the spool in {folder} is of slot {header.slot!r} of the cluster with system identifier "
             f"{header.system_identifier}, and this producer reads slot {slot!r} of {system_identifier}\n"
-            "  mend: let the producer that it belongs to empty it, or give this one another folder"
+            "  fix: let the producer that it belongs to empty it, or give this one another folder"
         )

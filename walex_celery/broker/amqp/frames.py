@@ -12,10 +12,10 @@ from amqp.basic_message import Message as AmqpMessage
 from amqp.serialization import dumps
 
 from walex_celery import _speedups as native
-from walex_celery.broker import sentinels
-from walex_celery.broker.body import Bodies, Renders, bytes_of
-from walex_celery.broker.collect import Message
-from walex_celery.broker.wire import Item, Lane, Template
+from walex_celery.broker.templates import sentinels
+from walex_celery.broker.templates.body import Bodies, Renders, bytes_of
+from walex_celery.broker.templates.collect import Message
+from walex_celery.broker.templates.wire import Address, Item, Template
 
 #: All publishes go through channel 1, which the writer opens first on each connection.
 CHANNEL = 1
@@ -70,7 +70,7 @@ def method_frame(exchange: str, routing_key: str) -> bytes:
     return FRAME.pack(METHOD, CHANNEL, len(payload)) + payload + FRAME_END
 
 
-def encode(lane: Lane, message: Message) -> Item:
+def encode(address: Address, message: Message) -> Item:
     """Return the frames of a message."""
     properties = properties_of(message)
     frame = body_frame(bytes_of(message.body))
@@ -82,19 +82,19 @@ def encode(lane: Lane, message: Message) -> Item:
         + properties
         + FRAME_END
     )
-    return lane, message.task_id, head, frame
+    return address, message.task_id, head, frame
 
 
 class FramesTemplate:
     """Fills id, argsrepr and body into the frames of a captured message."""
 
     __slots__ = (
+        "_address",
         "_after_argsrepr",
         "_before_argsrepr",
         "_body",
         "_head",
         "_id_size",
-        "_lane",
         "_method",
         "_size",
         "_table_size",
@@ -103,7 +103,7 @@ class FramesTemplate:
 
     def __init__(
         self,
-        lane: Lane,
+        address: Address,
         body: Renders,
         message: Message,
         table_at: int,
@@ -114,7 +114,7 @@ class FramesTemplate:
         before, after = pieces
         task_id = sentinels.TASK_ID.encode()
         argsrepr_size = len(sentinels.ARGSREPR)
-        self._lane = lane
+        self._address = address
         self._body = body.render
         self._id_size = len(sentinels.TASK_ID)
         self._method = method_frame(message.exchange, message.routing_key)
@@ -130,7 +130,7 @@ class FramesTemplate:
         if compiled:
             self.fill = native.messages.Frames(
                 self.fill_plainly,
-                lane,
+                address,
                 body,
                 self._method + FRAME.pack(HEADER, CHANNEL, 0)[:3],
                 CONTENT_HEADER.pack(BASIC, 0, 0)[:4],
@@ -143,7 +143,7 @@ class FramesTemplate:
             ).fill
 
     @classmethod
-    def of(cls, lane: Lane, message: Message, bodies: Bodies) -> FramesTemplate | None:
+    def of(cls, address: Address, message: Message, bodies: Bodies) -> FramesTemplate | None:
         """Return the template of a message captured with the sentinels, or None where it has no such form."""
         pieces = properties_of(message).split(sentinels.ARGSREPR.encode())
         if len(pieces) != 2 or not message.content_type or not message.content_encoding:
@@ -153,7 +153,7 @@ class FramesTemplate:
         for _ in ("content type", "content encoding"):
             table_at += 1 + before[table_at]
         return cls(
-            lane,
+            address,
             bodies.of(message),
             message,
             table_at,
@@ -180,4 +180,4 @@ class FramesTemplate:
             identifier.join(self._after_argsrepr),
             FRAME_END,
         ))  # fmt: skip
-        return self._lane, task_id, head, frame
+        return self._address, task_id, head, frame

@@ -9,17 +9,18 @@ from typing import Any
 
 from kombu.common import maybe_declare
 
-from walex_celery.broker.body import bytes_of
-from walex_celery.broker.collect import Message
+from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link, is_login_error
-from walex_celery.broker.wire import Batch, Item, Lane
+from walex_celery.broker.templates.body import bytes_of
+from walex_celery.broker.templates.collect import Message
+from walex_celery.broker.templates.wire import Address, Item
 from walex_celery.errors import PublishRefused, WalExError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _MessageLane(Lane):
-    """The lane of one message, which kombu's channel prepares when it is written."""
+class _MessageAddress(Address):
+    """The address of one message, which kombu's channel prepares when it is written."""
 
     message: Message | None = None
 
@@ -29,6 +30,7 @@ class KombuWriter:
 
     has_heartbeats = True
     one_at_a_time = False
+    exactly_once = None
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -37,8 +39,8 @@ class KombuWriter:
         self._events = EventPublisher(link.app, link.sender)
 
     def encode(self, message: Message) -> Item:
-        """Keep the message: how it looks on the wire is the transport's own affair."""
-        lane = _MessageLane(
+        """Keep the message: its form on the wire is known to the transport only."""
+        address = _MessageAddress(
             message.task,
             message.exchange,
             message.routing_key,
@@ -46,7 +48,7 @@ class KombuWriter:
             message.declare,
             message,
         )
-        return lane, message.task_id, b"", bytes_of(message.body)
+        return address, message.task_id, b"", bytes_of(message.body)
 
     def template(self, message: Message) -> None:
         """Return None: there is no template for a transport whose wire we don't know."""
@@ -100,21 +102,23 @@ class KombuWriter:
             batch.generation = self._generation
             # What was published through an earlier connection stays published.
         while batch.written < len(batch.items):
-            lane = batch.items[batch.written][0]
-            message = getattr(lane, "message", None)
+            address = batch.items[batch.written][0]
+            message = getattr(address, "message", None)
             assert message is not None
             try:
-                self.declare(lane.declare)
+                self.declare(address.declare)
                 prepared = self._channel.prepare_message(
                     message.body, message.priority, message.content_type, message.content_encoding,
                     dict(message.headers), dict(message.properties),
                 )  # fmt: skip
-                self._channel.basic_publish(prepared, exchange=lane.exchange, routing_key=lane.routing_key)
+                self._channel.basic_publish(
+                    prepared, exchange=address.exchange, routing_key=address.routing_key
+                )
             except WalExError:
                 raise
             except Exception as error:
                 self._fail()
-                raise self._translate(error, f"task {lane.task!r} for {lane.target}") from error
+                raise self._translate(error, f"task {address.task!r} for {address}") from error
             batch.written += 1
 
     def confirm(self, batches: list[Batch], count: int) -> None:

@@ -12,8 +12,8 @@ from kombu.compression import compress
 from kombu.serialization import dumps
 
 from walex_celery import _speedups as native
-from walex_celery.broker import sentinels
-from walex_celery.broker.collect import Message
+from walex_celery.broker.templates import sentinels
+from walex_celery.broker.templates.collect import Message
 
 #: From an event's JSON text, and the start of it that many events share, to the two parts of a message's body: one
 #: that is the same object for the same start, and the rest.

@@ -10,14 +10,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
 from operator import is_
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import signals
 
-from walex_celery.broker import reasons, sentinels
-from walex_celery.broker.body import wire_argument
-from walex_celery.broker.collect import CollectingProducer, Message
-from walex_celery.broker.wire import Item, Template, Writer
+from walex_celery.broker.templates import reasons, sentinels
+from walex_celery.broker.templates.body import wire_argument
+from walex_celery.broker.templates.collect import CollectingProducer, Message
+from walex_celery.broker.templates.wire import Item, Template
+
+if TYPE_CHECKING:
+    from walex_celery.broker.driver import Encoder
 
 _Containers = (list, dict, set, tuple)
 
@@ -74,13 +77,13 @@ class _Heard:
     def _on_after(self, signal: Any = None, **named: Any) -> None:
         self.after = _snapshot(named)
 
-    def told(self) -> str:
-        """All of it, with the types of values: 1 is not True."""
+    def summary(self) -> str:
+        """What receivers were called with, including the types of values: 1 is not True."""
         return repr((sorted(self.before.items()), sorted(self.after.items())))
 
 
 def _snapshot(named: Mapping[str, Any]) -> dict[str, Any]:
-    # Queues are not copied: nobody changes those, and kombu's copy is another.
+    # Queues are not copied: receivers don't change those, and kombu's copy is not equal.
     return {
         name: list(value) if name == "declare" and value else deepcopy(value) for name, value in named.items()
     }
@@ -122,7 +125,7 @@ class _Fields:
         return fields
 
     def is_untouched(self, fields: dict[str, Any], given: dict[str, Any]) -> bool:
-        """Whether *fields*, of which *given* is a copy made before the receivers got it, is what it was.
+        """Whether *fields*, of which *given* is a copy made before the receivers got it, is unchanged.
 
         By identity: 1 equals True, and is another word in JSON.
         """
@@ -141,10 +144,10 @@ class Signalled:
     """Calls the receivers of a task's publish signals, and makes its messages."""
 
     def __init__(
-        self, template: Template, writer: Writer, producer: CollectingProducer, heard: _Heard
+        self, template: Template, encoder: Encoder, producer: CollectingProducer, heard: _Heard
     ) -> None:
         self._template = template
-        self._writer = writer
+        self._encoder = encoder
         self._producer: Any = producer
         before = heard.before
         self._name = before["sender"]
@@ -153,20 +156,20 @@ class Signalled:
         self._embed = _Fields(before["body"][2])
         self._declare = before["declare"]
         self._retry_policy = before["retry_policy"]
-        self._target = {name: before[name] for name in ("exchange", "routing_key")}
+        self._place = {name: before[name] for name in ("exchange", "routing_key")}
         own = ("headers", "declare", "retry_policy", *before["properties"])
         self._publish = {name: value for name, value in heard.publish.items() if name not in own}
 
     @classmethod
     def of(
-        cls, template: Template, writer: Writer, producer: CollectingProducer, send: Send
+        cls, template: Template, encoder: Encoder, producer: CollectingProducer, send: Send
     ) -> Signalled | None:
-        """Return what does as *send*, or None where that is not proved by what receivers get and what goes out."""
+        """Return an equivalent shortcut for *send*, or None if receivers or the broker would get something else."""
         captured = _Heard()
         with captured.listening(producer):
             send(sentinels.TASK_ID, sentinels.VALUE, sentinels.ARGSREPR)
         try:
-            found = cls(template, writer, producer, captured)
+            found = cls(template, encoder, producer, captured)
         except (KeyError, TypeError, IndexError):  # another protocol's body, another Celery's signals
             return None
         if not (
@@ -183,9 +186,9 @@ class Signalled:
             messages = send(*proof)
         with ours.listening(self._producer):
             item = self(*proof)
-        if len(messages) != 1 or theirs.told() != ours.told():
+        if len(messages) != 1 or theirs.summary() != ours.summary():
             return False
-        return self._writer.same(item, self._writer.encode(messages[0]))
+        return self._encoder.same(item, self._encoder.encode(messages[0]))
 
     def __call__(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item:
         """Call the receivers, and return the message of one task."""
@@ -206,7 +209,7 @@ class Signalled:
             headers=headers,
             properties=properties,
             retry_policy=retry_policy,
-            **self._target,
+            **self._place,
         )
         item = None
         if (
@@ -228,8 +231,8 @@ class Signalled:
                 **properties,
             )
             [message] = self._producer.take(name, task_id)
-            item = self._writer.encode(message)
-        signals.after_task_publish.send(sender=name, body=body, headers=headers, **self._target)
+            item = self._encoder.encode(message)
+        signals.after_task_publish.send(sender=name, body=body, headers=headers, **self._place)
         return item
 
 

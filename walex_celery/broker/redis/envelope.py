@@ -11,10 +11,10 @@ import msgspec
 from kombu.utils.json import dumps, loads
 
 from walex_celery import _speedups as native
-from walex_celery.broker import sentinels
-from walex_celery.broker.body import KEPT, Bodies, Finish, Renders, ascii_string
-from walex_celery.broker.collect import Message
-from walex_celery.broker.wire import Item, Lane, Template
+from walex_celery.broker.templates import sentinels
+from walex_celery.broker.templates.body import KEPT, Bodies, Finish, Renders, ascii_string
+from walex_celery.broker.templates.collect import Message
+from walex_celery.broker.templates.wire import Address, Item, Template
 
 
 def delivery_tags() -> Iterator[bytes]:
@@ -29,11 +29,20 @@ _encode = msgspec.json.Encoder().encode
 class EnvelopeTemplate:
     """Fills body, task id, argsrepr and delivery tag into a captured envelope."""
 
-    __slots__ = ("_after_argsrepr", "_before_argsrepr", "_body", "_end", "_lane", "_start", "_tags", "fill")
+    __slots__ = (
+        "_address",
+        "_after_argsrepr",
+        "_before_argsrepr",
+        "_body",
+        "_end",
+        "_start",
+        "_tags",
+        "fill",
+    )
 
     def __init__(
         self,
-        lane: Lane,
+        address: Address,
         body: Renders,
         start: bytes,
         before: bytes,
@@ -43,7 +52,7 @@ class EnvelopeTemplate:
         compiled: bool,
     ) -> None:
         task_id = dumps(sentinels.TASK_ID).encode()
-        self._lane = lane
+        self._address = address
         self._body = body.render
         self._start = start
         self._before_argsrepr = before.split(task_id)
@@ -55,7 +64,7 @@ class EnvelopeTemplate:
         if compiled:
             self.fill = native.messages.Envelopes(
                 self.fill_plainly,
-                lane,
+                address,
                 body,
                 start,
                 self._before_argsrepr,
@@ -94,7 +103,7 @@ class EnvelopeTemplate:
             next(self._tags),
             self._end,
         ))  # fmt: skip
-        return self._lane, task_id, envelope, b""
+        return self._address, task_id, envelope, b""
 
 
 def base64_body() -> Finish:

@@ -1,10 +1,10 @@
-"""What Redis' and Valkey's error replies mean: what passes by itself, and what mends the rest."""
+"""What Redis' and Valkey's error replies mean: what passes by itself, and what fixes the rest."""
 
 from __future__ import annotations
 
 from walex_celery.broker.link import is_login_error
 
-#: Errors that pass by themselves; any other error reply needs a person.
+#: Errors that pass by themselves; any other error reply needs an operator.
 _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
 
 #: redis-py cuts the code off the errors that it has a class for.
@@ -21,7 +21,7 @@ _CODES = {
     "TryAgainError": "TRYAGAIN",
 }
 
-_MEND = {
+_FIXES = {
     "OOM": "Free memory on it, raise its maxmemory, or let the workers catch up",
     "READONLY": "It is a replica: point broker_url at the primary",
     "MISCONF": "It can't write to its disk: free space there",
@@ -33,7 +33,7 @@ _MEND = {
 
 
 def is_reply(error: Exception) -> bool:
-    """Whether the error is what the server said, not what became of the connection."""
+    """Whether the error is a reply of the server, not a failure of the connection."""
     from redis.exceptions import ConnectionError, ResponseError
 
     return isinstance(error, ResponseError) or (
@@ -42,7 +42,7 @@ def is_reply(error: Exception) -> bool:
 
 
 def passes(error: Exception) -> bool:
-    """Whether the same can succeed later without anybody's doing."""
+    """Whether the same command can succeed later without any intervention."""
     from redis.exceptions import BusyLoadingError, ConnectionError
 
     if isinstance(error, BusyLoadingError | ConnectionError) and not is_login_error(error):
@@ -51,11 +51,11 @@ def passes(error: Exception) -> bool:
 
 
 def reply_text(error: Exception) -> str:
-    """Return what the server said, with the code that it began with."""
+    """Return the server's reply, with the code that it began with."""
     text, code = str(error), _CODES.get(type(error).__name__, "")
     return text if text.startswith(code) else f"{code} {text}"
 
 
-def mend(said: str) -> str:
-    """Return what an operator can do about it, as a sentence that follows another; or nothing."""
-    return next((f" {mend}." for code, mend in _MEND.items() if said.startswith(code)), "")
+def fix_for(reply: str) -> str:
+    """Return what an operator can do about it, as a sentence to append; empty if that is not known."""
+    return next((f" {fix}." for code, fix in _FIXES.items() if reply.startswith(code)), "")

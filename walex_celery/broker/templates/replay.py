@@ -12,7 +12,7 @@ from typing import Any
 
 from celery import Celery
 
-from walex_celery.broker.body import wire_argument
+from walex_celery.broker.templates.body import wire_argument
 
 
 class Replay:

@@ -15,12 +15,13 @@ from typing import Any
 from amqp import exceptions
 from kombu.common import maybe_declare
 
-from walex_celery.broker import frames
-from walex_celery.broker.collect import Message
-from walex_celery.broker.confirms import Confirms
+from walex_celery.broker.amqp import frames
+from walex_celery.broker.amqp.confirms import Confirms
+from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link
-from walex_celery.broker.wire import Batch, Item, Lane, Template
+from walex_celery.broker.templates.collect import Message
+from walex_celery.broker.templates.wire import Address, Item, Template
 from walex_celery.errors import PublishRefused, WalExError
 
 #: Unconfirmed messages and bytes on the wire; more gains nothing (5,000 keeps four queues busy).
@@ -36,6 +37,7 @@ class AmqpWriter:
 
     has_heartbeats = True
     one_at_a_time = False
+    exactly_once = None
 
     def __init__(self, link: Link) -> None:
         self._link = link
@@ -45,7 +47,7 @@ class AmqpWriter:
         self._confirms = Confirms()
         self._blocked: str | None = None
         self._noticed: Exception | None = None  # what ended channel or connection while idle
-        self._lanes: dict[tuple[Any, ...], Lane] = {}
+        self._addresses: dict[tuple[Any, ...], Address] = {}
         self._bodies = frames.frame_bodies()
         self._events = EventPublisher(link.app, link.sender)
 
@@ -53,23 +55,23 @@ class AmqpWriter:
 
     def encode(self, message: Message) -> Item:
         """Return the frames that py-amqp would write, with ``mandatory`` set."""
-        return frames.encode(self._lane(message), message)
+        return frames.encode(self._address(message), message)
 
-    def _lane(self, message: Message) -> Lane:
-        # Queues by identity, because hashing them is slow; the lane keeps them alive.
+    def _address(self, message: Message) -> Address:
+        # Queues by identity, because hashing them is slow; the address keeps them alive.
         declare = tuple(map(id, message.declare))
         key = (message.task, message.exchange, message.routing_key, declare)
-        lane = self._lanes.get(key)
-        if lane is None:
-            if len(self._lanes) > 10_000:  # routing keys made of ids would grow it for ever
-                self._lanes.clear()
-            lane = Lane(message.task, message.exchange, message.routing_key, 0, message.declare)
-            self._lanes[key] = lane
-        return lane
+        address = self._addresses.get(key)
+        if address is None:
+            if len(self._addresses) > 10_000:  # routing keys made of ids would grow it for ever
+                self._addresses.clear()
+            address = Address(message.task, message.exchange, message.routing_key, 0, message.declare)
+            self._addresses[key] = address
+        return address
 
     def template(self, message: Message) -> Template | None:
         """Split the frames at the holes."""
-        template = frames.FramesTemplate.of(self._lane(message), message, self._bodies)
+        template = frames.FramesTemplate.of(self._address(message), message, self._bodies)
         return None if template is None else template.fill
 
     def same(self, one: Item, other: Item) -> bool:
@@ -114,7 +116,7 @@ class AmqpWriter:
             self._link.drop()
 
     def _lost(self, error: Exception, what: str) -> WalExError:
-        """Return the error for what went wrong; the connection or channel is opened anew next time."""
+        """Return the error for what went wrong; the connection or channel is opened again next time."""
         if isinstance(error, exceptions.ChannelError):
             # The broker closed the channel, not the connection, and said why.
             return self._channel_refusal(error)
@@ -126,17 +128,17 @@ class AmqpWriter:
         return self._link.unavailable(what, error)
 
     def _channel_refusal(self, error: exceptions.ChannelError) -> PublishRefused:
-        task = self._confirms.guess(str(error.reply_text))
-        mend = {
+        address = self._confirms.guess(str(error.reply_text))
+        fix = {
             404: "Create the exchange or queue, or correct the task's options",
             403: "Grant the user configure and write permission on it",
             405: "Another connection holds the queue exclusively",
             406: "Make both sides agree: the queue's or exchange's properties, or max_message_size",
         }.get(error.reply_code or 0, "See the broker's log")
-        who = f"task {task[0]!r} for {task[1]}" if task else "a publish or declaration"
+        who = f"task {address.task!r} for {address}" if address else "a publish or declaration"
         self._close_channel()
         return PublishRefused(
-            f"The broker {self._link.url} refused {who}: {self._link.scrub(str(error.reply_text))}. {mend}."
+            f"The broker {self._link.url} refused {who}: {self._link.scrub(str(error.reply_text))}. {fix}."
         )
 
     def _close_channel(self) -> None:
@@ -181,7 +183,8 @@ class AmqpWriter:
         """Write what is not yet on this connection, by large writes within the window."""
         self._open()
         if batch.generation != self._generation:
-            self.declare({entity for lane in {item[0] for item in batch.items} for entity in lane.declare})
+            addresses = {item[0] for item in batch.items}
+            self.declare({entity for address in addresses for entity in address.declare})
             batch.generation, batch.written = self._generation, 0
         items = batch.items
         while batch.written < len(items):
@@ -222,7 +225,7 @@ class AmqpWriter:
         return True
 
     def _await(self, condition: Any) -> None:
-        """Handle events until the condition holds; the deadline starts anew with each confirmation."""
+        """Handle events until the condition holds; the deadline restarts with each confirmation."""
         deadline = time.monotonic() + self._link.timeout_seconds
         answered = self._confirms.answered
         self._raise_noticed()
@@ -270,17 +273,15 @@ class AmqpWriter:
         confirms = self._confirms
         if confirms.returned:
             returned = next(iter(confirms.returned.values()))
-            target = f"queue {returned.routing_key!r}"
-            if returned.exchange:
-                target = f"exchange {returned.exchange!r} with routing key {returned.routing_key!r}"
+            address = Address(returned.task, returned.exchange, returned.routing_key, 0)
             return PublishRefused(
-                f"The broker {self._link.url} can't route task {returned.task!r} to {target}: {returned.text} "
+                f"The broker {self._link.url} can't route task {address.task!r} to {address}: {returned.text} "
                 f"({len(confirms.returned)} messages). Create the queue or its binding, "
                 "or start a worker that consumes it."
             )
-        lanes = set(confirms.nacked.values())
-        tasks = ", ".join(sorted({repr(lane.task) for lane in lanes}))
-        targets = ", ".join(sorted({lane.target for lane in lanes}))
+        addresses = set(confirms.nacked.values())
+        tasks = ", ".join(sorted({repr(address.task) for address in addresses}))
+        targets = ", ".join(sorted({str(address) for address in addresses}))
         return PublishRefused(
             f"The broker {self._link.url} refused {len(confirms.nacked)} messages of task {tasks} "
             f"for {targets} (nack): the queue is full (x-max-length with reject-publish) or unavailable. "
@@ -288,25 +289,25 @@ class AmqpWriter:
         )
 
     def _prune(self, batches: list[Batch]) -> None:
-        """Keep in each batch, per lane, what follows the first message that is not safely in the broker."""
-        open_lanes: set[Lane] = set()
+        """Keep in each batch, per address, what follows the first message that is not safely in the broker."""
+        open_addresses: set[Address] = set()
         for batch in batches:
             kept = []
             for index, item in enumerate(batch.items):
                 sent = batch.generation == self._generation and index < batch.written
                 if (
                     not sent
-                    or item[0] in open_lanes
+                    or item[0] in open_addresses
                     or not self._confirms.safe(batch.first_tag + index, item[1])
                 ):
-                    open_lanes.add(item[0])
+                    open_addresses.add(item[0])
                     kept.append(item)
             batch.keep(kept)
 
     # --- the rest -----------------------------------------------------------------------------------
 
     def idle(self) -> None:
-        """Answer the broker's heartbeats, and notice when it went away."""
+        """Answer the broker's heartbeats, and notice when the connection is lost."""
         if self._amqp is None or self._channel is None:
             return
         try:
@@ -316,7 +317,7 @@ class AmqpWriter:
                     pass
         except (OSError, exceptions.AMQPError) as error:
             if self._confirms.unanswered:
-                self._noticed = error  # told by the next confirm, which knows what it is about
+                self._noticed = error  # raised by the next confirm, which knows what it is about
             else:
                 self._drop()
 

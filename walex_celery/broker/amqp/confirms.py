@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from walex_celery.broker.wire import Item, Lane
+from walex_celery.broker.templates.wire import Address, Item
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Confirms:
         self.next_tag = 1
         self.answered = 0
         self.unanswered: dict[int, Item] = {}
-        self.nacked: dict[int, Lane] = {}
+        self.nacked: dict[int, Address] = {}
         self.returned: dict[str, Returned] = {}  # by task id
         self._lowest = 1  # all below are answered
         self._size_bytes = 0
@@ -91,13 +91,13 @@ class Confirms:
             return False
         return task_id not in self.returned
 
-    def guess(self, text: str) -> tuple[str, str] | None:
-        """Return task and target of the message that made the broker close the channel, if it tells."""
+    def guess(self, text: str) -> Address | None:
+        """Return the address of the message that made the broker close the channel, if that can be seen."""
         size = re.search(r"message size (\d+)", text)
         name = re.search(r"exchange '([^']*)'", text)
-        for lane, _, _, body in self.unanswered.values():
-            if (size and len(body) - 8 == int(size[1])) or (name and lane.exchange == name[1]):
-                return lane.task, lane.target
+        for address, _, _, body in self.unanswered.values():
+            if (size and len(body) - 8 == int(size[1])) or (name and address.exchange == name[1]):
+                return address
         return None
 
     def forget(self) -> None:

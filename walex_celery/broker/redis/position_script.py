@@ -3,12 +3,12 @@
 The position is a hash in Redis or Valkey, which never expires:
 
     owner       the producer that took it over last; another one's tasks are refused
-    connection  of the owner; what an earlier one of its connections still has on its way is refused
-    holder      host and process of the owner, for people
+    connection  of the owner, a number; what an earlier connection still has under way is refused
+    holder      host and process of the owner, readable
     position    of the last batch stored
 
 A script, not ``MULTI``: it looks at the owner and at the queues before it writes, where EXEC writes what it can.
-Once a script has written, nothing in it is refused for want of memory (redis.io, "Scripting with Lua").
+Once a script has written, none of its commands is refused for lack of memory (redis.io, "Scripting with Lua").
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ return 1
 )
 
 
-class StoredPosition:
-    """A position in the broker that this producer moves on, from when it took it over until another one does.
+class PositionScript:
+    """The scripts on one position, which this producer advances until another one takes it over.
 
     Args:
         key: where it is, with kombu's ``global_keyprefix``.
@@ -86,7 +86,7 @@ class StoredPosition:
         self._taken = False
 
     def open(self, client: Any) -> int | None:
-        """Take it over, or, on a later connection, go on with it; return the position stored last.
+        """Take it over, or, on a later connection, renew it; return the position stored last.
 
         Raises:
             Fenced: another producer has taken it over.
@@ -121,7 +121,7 @@ class StoredPosition:
     def store(
         self, position: int, lists: Mapping[str, Sequence[bytes]], others: Sequence[tuple[Any, Any, Any]]
     ) -> tuple[Any, ...]:
-        """The command that pushes messages to *lists*, runs *others*, and stores *position*."""
+        """Return the command that pushes messages to *lists*, runs *others*, and stores *position*."""
         arguments: list[Any] = [self._owner, self._connection, position]
         for messages in lists.values():
             arguments.append(len(messages))
@@ -131,7 +131,7 @@ class StoredPosition:
         return ("EVAL", _STORE, 1 + len(lists), self.key, *lists, *arguments)
 
     def fenced(self, error: Exception) -> Fenced | None:
-        """The error to raise for a reply that tells that this is another producer's by now, if it is one."""
+        """Return the error to raise for a reply that says that another producer has taken over, if it does."""
         text = str(error)
         if not text.startswith(FENCED):
             return None

@@ -40,7 +40,7 @@ def own_publish(app: Celery, task: Any) -> str | None:
 
 
 def receivers(task_name: str) -> str | None:
-    """Return which publish signal somebody listens to, if any."""
+    """Return which publish signal has a receiver, if one has."""
     for name in SIGNALS:
         if getattr(signals, name).has_listeners(task_name):
             return f"a receiver of the signal {name} is connected"
