@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from click.testing import Result
 
 from tests.operations.support import application, command, ignore
 from tests.support import Database, wait_until
+from tests.support.failpoints import armed
 from tests.support.producers import running
 from tests.support.project import Project
 from tests.support.queues import drain
@@ -23,7 +25,6 @@ from walex_celery.cli.dead_letters import dead_letters
 from walex_celery.dead_letters import open_dead_letters, schema_sql
 
 MODULE = """
-    import os, time
     from celery import Celery
     from walex_celery import WalEx
 
@@ -33,10 +34,6 @@ MODULE = """
     @walex.on_insert("users")
     def fragile(events):
         raise ValueError("the handler's own words")
-
-    @walex.on_insert("users")
-    def slow(events):
-        time.sleep(float(os.environ.get("SLOW", 0)))
 """
 
 
@@ -219,14 +216,14 @@ def test_kill_9_between_storing_and_acknowledging_makes_one_letter(shop: Databas
 
     environment = {"WALEX_URL": shop.url, "WALEX_SLOT_NAME": shop.name}
     try:
-        with project.command(*arguments, **environment, SLOW="600") as process:
+        with project.command(*arguments, **environment, WALEX_FAILPOINTS=armed("letter-stored")) as process:
             wait_until(lambda: "streaming from" in project.output(*arguments), 60)
             shop.execute("INSERT INTO users VALUES (1, 'Ada')")
             end = written(shop)
-            ((id, failed_at, _),) = wait_until(stored, 30)
+            wait_until(lambda: process.poll() is not None, 60, "it is killed once the letter is stored")
+            assert process.returncode == -signal.SIGKILL
+            ((id, failed_at, _),) = stored()
             assert confirmed(shop) < end
-            process.kill()
-            process.wait()
         with project.command(*arguments, **environment):
             wait_until(lambda: confirmed(shop) >= end, 60, "the redelivery is acknowledged")
         ((again, first, last),) = stored()

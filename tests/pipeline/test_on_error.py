@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.support import Database, wait_until
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from tests.support.producers import make_app, running
 from tests.support.queues import drain
 from tests.support.shop import make_walex
@@ -254,7 +254,7 @@ def test_stop_while_it_waits_ends_at_once_and_acknowledges_nothing(shop: Databas
 
 def test_the_slot_is_kept_while_it_waits(shop: Database, app: Celery) -> None:
     """Promise 6: for longer than wal_sender_timeout."""
-    shop.execute(f"ALTER DATABASE {shop.name} SET wal_sender_timeout = '5s'")
+    shop.execute(f"ALTER DATABASE {shop.name} SET wal_sender_timeout = '{SENDER_TIMEOUT_SECONDS}s'")
     walex = make_walex(app, shop, on_error=Retry(limit=1, backoff=20))
     fragile = Fragile(times=1)
     walex.on_insert("items")(fragile)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.support import Database
+from psycopg2.errors import ObjectInUse
+
+from tests.support import Database, wait_until
 from walex_celery import Lsn
 
 
@@ -46,3 +48,19 @@ def slots(database: Database) -> list[tuple[str, bool, bool]]:
             [database.name],
         )
     ]
+
+
+def drop_slot_in_use(database: Database) -> None:
+    """Drop the database's slot from under its producer, which connects again as soon as it can."""
+
+    def dropped() -> bool:
+        try:
+            database.execute(
+                "SELECT pg_terminate_backend(active_pid, 5000), pg_drop_replication_slot(slot_name)"
+                " FROM pg_replication_slots WHERE database = current_database()"
+            )
+        except ObjectInUse:
+            return False
+        return True
+
+    wait_until(dropped, message="the slot is dropped")

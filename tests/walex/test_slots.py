@@ -101,7 +101,7 @@ def test_a_slot_whose_backend_has_not_noticed_yet_that_its_producer_ended_is_wai
     before = connect_replication(walex.settings.connection_settings())
     options = {"proto_version": "1", "publication_names": "events"}
     before.cursor().start_replication("my_app_replication_slot", options=options)
-    noticing = threading.Timer(1.0, before.close)
+    noticing = threading.Timer(0.5, before.close)
     noticing.start()
 
     with running(walex):
