@@ -18,7 +18,6 @@ from celery.utils.serialization import jsonify
 from kombu.pidbox import Node
 
 from walex_celery.app import WalEx
-from walex_celery.broker.link import Link
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.pipeline.producer import Producer
 from walex_celery.postgres.errors import hide_secrets
@@ -57,21 +56,6 @@ def check_remote_key(action: str, key: str) -> None:
         raise ConfigurationError(
             f"config {action} can't change {key!r} while the producer runs; it takes {', '.join(sorted(allowed))}"
         )
-
-
-def open_link(app: Celery, timeout_seconds: float) -> Link:
-    """A connection to the broker for remote control, whose connecting and waiting end after *timeout_seconds*."""
-    link = Link(app, timeout_seconds)
-    if link.driver_name != "redis":
-        return link
-    # By default it would wait for ever.
-    return Link(
-        app,
-        timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        socket_keepalive=True,
-    )
 
 
 class RemoteNode(Node):
