@@ -157,7 +157,7 @@ def test_following_the_doctor_leads_to_an_event_in_a_worker(newcomer: Newcomer) 
         assert f"[{check}]" in newcomer.said
     for _ in range(4):
         newcomer.follow()
-        newcomer.transcript += "\nAll of these lines entered, it is asked again:\n\n"
+        newcomer.transcript += "\nEnter all of these lines and ask again:\n\n"
         if newcomer.doctor() == 0:
             break
     assert newcomer.said.startswith("✓ shop: 0 errors, 0 warnings"), newcomer.said

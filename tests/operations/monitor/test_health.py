@@ -123,7 +123,7 @@ def test_servers_that_are_away_are_no_reason_for_a_restart(app: Celery) -> None:
             valkey.kill()
             database.execute("INSERT INTO items VALUES (1)")
             wait_until(lambda: states(port) == (200, 503), 20)
-            assert "the broker is away" in port.get("/readyz").text
+            assert "the broker is unreachable" in port.get("/readyz").text
             valkey.start()
             wait_until(lambda: states(port) == (200, 200), 30)
             server.kill()

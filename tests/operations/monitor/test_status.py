@@ -55,7 +55,7 @@ def test_all_is_told_at_a_glance_and_as_json(app: Celery, shop: Database) -> Non
         "inserted",
         "public.items",
         "2 events",
-        "(durable), read by process",
+        "(durable), in use by Postgres process",
     ):
         assert expected in text.output
     report = msgspec.json.decode(as_json.output, type=StatusReport)
@@ -130,7 +130,7 @@ def test_without_a_producer_the_slot_and_its_lag_are_told(app: Celery, shop: Dat
     report = json.loads(command(app, "status", "--json", "--timeout", "0.2").output)
 
     assert text.exit_code == EXIT_NO_PRODUCER
-    assert "nothing reads the slot: start one with" in text.output.replace("\n", " ")
+    assert "the slot is not in use: start one with" in text.output.replace("\n", " ")
     assert report["slot"]["active"] is False
     assert report["slot"]["lag_bytes"] > 5000 * 20
     assert report["producers"] == []
@@ -139,7 +139,7 @@ def test_without_a_producer_the_slot_and_its_lag_are_told(app: Celery, shop: Dat
 def test_without_a_slot_that_is_said(app: Celery, shop: Database) -> None:
     make_walex(app, shop)
 
-    assert "there is none; changes are not kept" in command(app, "status", "--timeout", "0.2").output
+    assert "does not exist; changes are not kept" in command(app, "status", "--timeout", "0.2").output
 
 
 def test_without_the_broker_the_slot_is_told(shop: Database) -> None:
@@ -150,8 +150,8 @@ def test_without_the_broker_the_slot_is_told(shop: Database) -> None:
     result = command(app, "status")
 
     assert result.exit_code == EXIT_NO_PRODUCER
-    assert "producers can't be asked: The broker" in result.output
-    assert "shop_walex (durable), nothing reads it" in result.output
+    assert "producers can't be reached: The broker" in result.output
+    assert "shop_walex (durable), not in use" in result.output
     assert "hunter2" not in result.output
 
 
@@ -171,7 +171,7 @@ def test_without_postgres_or_settings_the_producer_is_told(app: Celery, shop: Da
     assert "can't connect to Postgres at postgres@127.0.0.1:1/shop" in away.output
     assert "hunter2" not in away.output
     assert producer.node in unconfigured.output
-    assert "the slot is not known here" in unconfigured.output
+    assert "the slot is unknown" in unconfigured.output
 
 
 def test_a_backlog_shows_how_much_is_left_and_when_it_will_be_done(app: Celery, shop: Database) -> None:

@@ -172,7 +172,7 @@ def test_workers_are_not_disturbed_and_their_commands_pass_a_producer_over(
     assert pongs[producer.node] == {"ok": "pong"}
     assert len(pongs) == 2
     assert producer.node not in memory
-    assert "no worker" in named[producer.node]["error"]
+    assert "not a worker" in named[producer.node]["error"]
     assert not [
         record for record in caplog.records if record.levelno >= logging.WARNING and "pidbox" in record.name
     ]

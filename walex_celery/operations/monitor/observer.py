@@ -1,7 +1,7 @@
-"""What only others know of a producer: its slot, its dead letters, and, while it stands by, its broker.
+"""What only the servers know of a producer: its slot, its dead letters and, while it stands by, its broker.
 
-A thread asks now and then, on connections of its own, so that the answers don't depend on the producer's thread: a
-handler that hangs is when they matter most.
+A thread asks them regularly, on its own connections, so that the answers don't depend on the producer's thread: they
+matter most when a handler hangs.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from walex_celery.telemetry.activity import Doing
 
 logger = logging.getLogger("walex_celery.operations.watch")
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 INTERVAL_SECONDS: Final = 10.0
-#: Seconds that a look at the broker may take.
+#: Seconds that a check of the broker may take.
 BROKER_SECONDS: Final = 5.0
-#: Seconds between two counts of the dead letters, each of which opens their stores.
+#: Seconds between two counts of the dead letters; each count opens their stores.
 LETTERS_SECONDS: Final = 60.0
 
 
 class Observer:
-    """Looks at a producer's slot and broker every :data:`INTERVAL_SECONDS`, from :meth:`start` to :meth:`stop`.
+    """Checks a producer's slot and broker every :data:`INTERVAL_SECONDS`, from :meth:`start` to :meth:`stop`.
 
     Attributes:
-        slot: at the last look; ``None`` if there was none, or no such slot.
-        dead_letters: how many waited at the last count; ``None`` if they could not be counted.
-        postgres_up: whether Postgres answered; ``None`` before the first look.
+        slot: at the last check; ``None`` if it failed, or there is no such slot.
+        dead_letters: how many were waiting at the last count; ``None`` if they could not be counted.
+        postgres_up: whether Postgres answered; ``None`` before the first check.
     """
 
     def __init__(self, producer: Producer) -> None:
@@ -55,18 +55,18 @@ class Observer:
 
     @property
     def broker_up(self) -> bool | None:
-        """Whether the broker can be reached, as far as known: of a producer that streams, by what it says itself."""
+        """Whether the broker can be reached; ``None`` if unknown. A streaming producer knows that itself."""
         if self._producer.activity.now.doing is Doing.BROKER_DOWN:
             return False
         return True if self._producer.streaming.is_set() else self._broker_answers
 
     def start(self) -> None:
-        """Begin looking, in a thread."""
+        """Start checking, in a thread."""
         self._thread = threading.Thread(target=self._run, name="walex-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; a look that is under way is not waited for longer than a moment."""
+        """Stop, waiting at most a second for a check in progress."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout=1)
@@ -86,8 +86,8 @@ class Observer:
             self.slot = self._ask()
             self.postgres_up = True
         except (WalExError, psycopg2.Error):
-            # The producer's own log says it; this is asked every few seconds.
-            logger.debug("Postgres does not tell of the slot", exc_info=True)
+            # Only debug: this runs every few seconds, and the producer itself logs the failure.
+            logger.debug("the slot can't be read", exc_info=True)
             self._disconnect()
             self.slot = None
             self.postgres_up = False
