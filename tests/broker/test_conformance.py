@@ -297,7 +297,7 @@ def test_what_a_receiver_changes_is_in_the_message(
 
 
 def test_signals_with_task_sent_events(broker_url: str) -> None:
-    """The events are the same whether somebody listens to the signals or not."""
+    """The events are the same whether the signals have receivers or not."""
     app = make_app(broker_url, task_send_sent_event=True)
     task = make_task(app, Case("collect"))
     with publishing(app) as publisher:

@@ -63,7 +63,7 @@ class AmqpWriter:
         key = (message.task, message.exchange, message.routing_key, declare)
         address = self._addresses.get(key)
         if address is None:
-            if len(self._addresses) > 10_000:  # routing keys made of ids would grow it for ever
+            if len(self._addresses) > 10_000:  # routing keys made of ids would grow it without end
                 self._addresses.clear()
             address = Address(message.task, message.exchange, message.routing_key, 0, message.declare)
             self._addresses[key] = address

@@ -14,7 +14,7 @@ __all__ = ["deadlines", "open_writer", "weaknesses"]
 
 
 def deadlines(timeout_seconds: float) -> Mapping[str, Any]:
-    """Return socket options: kombu's Redis transport waits for ever by default."""
+    """Return socket options: kombu's Redis transport waits without a limit by default."""
     return {
         "socket_timeout": timeout_seconds,
         "socket_connect_timeout": timeout_seconds,

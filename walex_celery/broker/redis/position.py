@@ -25,7 +25,7 @@ class StoredPosition:
         return self._script is not None
 
     def take_over(self, key: str) -> int | None:
-        """Take over the position under *key* from whoever had it, and return it.
+        """Take over the position under *key* from the publisher that had it, and return it.
 
         Raises:
             BrokerUnavailable, PublishRefused: it was not read; call it again.

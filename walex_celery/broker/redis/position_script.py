@@ -26,7 +26,7 @@ FENCED: Final = "FENCED"
 
 _CHECK: Final = """
 local held = redis.call('HMGET', KEYS[1], 'owner', 'connection', 'holder', 'position')
-if held[1] ~= ARGV[1] then return redis.error_reply('FENCED ' .. (held[3] or 'nobody')) end
+if held[1] ~= ARGV[1] then return redis.error_reply('FENCED ' .. (held[3] or 'no producer')) end
 """
 
 _TAKE: Final = """
@@ -138,5 +138,5 @@ class PositionScript:
         return Fenced(
             f"the position {self.key!r} in the broker is held by {text.removeprefix(FENCED).strip()}: another "
             "producer has taken over, or the key was deleted. What was not confirmed is dropped here, and read from "
-            "Postgres again by whoever has the slot"
+            "Postgres again by the producer that has the slot"
         )

@@ -41,7 +41,7 @@ class RedisWriter:
         self._link = link
         self._connection = RedisConnection(link)
         self._position = StoredPosition(self._connection) if exactly_once else None
-        self.one_at_a_time = exactly_once  # a position stands for all before it
+        self.one_at_a_time = exactly_once  # a position covers all before it
         self._addresses: dict[tuple[Any, ...], Address] = {}
         self._events = EventPublisher(link.app, link.sender)
         self._bodies = Bodies(base64_body())
@@ -74,7 +74,7 @@ class RedisWriter:
         address = self._addresses.get(key)
         if address is None:
             address = Address(message.task, message.exchange, message.routing_key, priority, message.declare)
-            if len(self._addresses) > 10_000:  # routing keys made of ids would grow it for ever
+            if len(self._addresses) > 10_000:  # routing keys made of ids would grow it without end
                 self._addresses.clear()
             self._addresses[key] = address
         return address

@@ -13,9 +13,7 @@ from kombu import Queue
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
-from walex_celery.broker import Publisher
-from walex_celery.broker.link import Link
-from walex_celery.broker.templates.target import TaskTarget
+from walex_celery.broker import Link, Publisher, TaskTarget, open_link
 from walex_celery.errors import ConfigurationError
 from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.operations.doctor.services import Service, service_of
@@ -177,17 +175,10 @@ class Context:
         self._link.connect()
 
     def new_link(self) -> Link:
-        """A connection to the broker, with a short timeout."""
-        if Link(self.app, PATIENCE_SECONDS).driver_name != "redis":
-            link = Link(self.app, PATIENCE_SECONDS)
-            link.connection.connect_timeout = PATIENCE_SECONDS
-            return link
-        return Link(
-            self.app,
-            PATIENCE_SECONDS,
-            socket_timeout=PATIENCE_SECONDS,
-            socket_connect_timeout=PATIENCE_SECONDS,
-        )
+        """A connection to the broker that gives up soon."""
+        link = open_link(self.app, PATIENCE_SECONDS)
+        link.connection.connect_timeout = PATIENCE_SECONDS
+        return link
 
     @property
     def link(self) -> Link:

@@ -16,8 +16,9 @@ from typing import Any, Final
 from celery import Celery
 
 from walex_celery.app import WalEx
+from walex_celery.broker import open_link
 from walex_celery.errors import WalExError
-from walex_celery.operations.remote.node import Remote, RemoteNode, open_link
+from walex_celery.operations.remote.node import Remote, RemoteNode
 from walex_celery.pipeline.producer import Producer
 from walex_celery.telemetry.activity import Doing
 from walex_celery.telemetry.report import own_version

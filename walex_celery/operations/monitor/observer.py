@@ -15,7 +15,7 @@ from typing import Final
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from walex_celery.broker.link import Link
+from walex_celery.broker import open_link
 from walex_celery.dead_letters import open_dead_letters
 from walex_celery.errors import WalExError
 from walex_celery.pipeline.producer import Producer
@@ -121,12 +121,7 @@ class Observer:
             return
         link = None
         try:
-            link = Link(
-                self._producer.walex.app,
-                BROKER_SECONDS,
-                socket_timeout=BROKER_SECONDS,
-                socket_connect_timeout=BROKER_SECONDS,
-            )
+            link = open_link(self._producer.walex.app, BROKER_SECONDS)
             link.connect()
             self._broker_answers = True
         except WalExError:

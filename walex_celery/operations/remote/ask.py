@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from celery import Celery
 
+from walex_celery.broker import open_link
 from walex_celery.errors import BrokerUnavailable, WalExError
-from walex_celery.operations.remote.node import OWN_PREFIX, check_remote_key, open_link
+from walex_celery.operations.remote.node import OWN_PREFIX, check_remote_key
 from walex_celery.telemetry.report import NODE_PREFIX
 
 #: Seconds to wait for answers; as ``celery inspect`` does.

@@ -18,7 +18,6 @@ from celery.utils.serialization import jsonify
 from kombu.pidbox import Node
 
 from walex_celery.app import WalEx
-from walex_celery.broker.link import Link
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.pipeline.producer import Producer
 from walex_celery.postgres.errors import hide_secrets
@@ -59,6 +58,8 @@ def check_remote_key(action: str, key: str) -> None:
         )
 
 
+<<<<<<< HEAD
+=======
 def open_link(app: Celery, timeout_seconds: float) -> Link:
     """A connection to the broker for remote control, with *timeout_seconds* to connect and to wait."""
     link = Link(app, timeout_seconds)
@@ -74,6 +75,7 @@ def open_link(app: Celery, timeout_seconds: float) -> Link:
     )
 
 
+>>>>>>> main
 class RemoteNode(Node):
     """A node of the mailbox that is not a worker: it ignores what is not meant for it.
 
