@@ -297,20 +297,20 @@ def test_a_worker_imports_event_modules_with_its_own(app: Celery, package: Packa
 
 def test_listeners_are_told_of_changes_and_new_handlers(app: Celery) -> None:
     walex = make(app)
-    told: list[str] = []
-    unlisten = walex.listen(lambda: told.append("change"))
+    calls: list[str] = []
+    unlisten = walex.listen(lambda: calls.append("change"))
 
     walex.add_config("subscriptions", ["users"])
     walex.remove_config("subscriptions", ["users"])
     walex.replace_config("password", "new")
     walex.on_insert("users")(lambda events: None)
-    assert len(told) == 4
+    assert len(calls) == 4
 
     with pytest.raises(ConfigurationError):
         walex.replace_config("name", "other")
     unlisten()
     walex.add_config("subscriptions", ["users"])
-    assert len(told) == 4
+    assert len(calls) == 4
 
 
 def test_a_module_added_is_imported(app: Celery, package: Package) -> None:

@@ -23,7 +23,7 @@ from walex_celery.errors import (
 from walex_celery.events.event import Change, Event, Source, TransactionInfo
 from walex_celery.events.record import Record
 from walex_celery.events.values import Interval, Range
-from walex_celery.events.wire import register
+from walex_celery.events.wire import register as _register
 from walex_celery.filters import Filters
 from walex_celery.handlers.policies import DeadLetter, Halt, Retry
 from walex_celery.postgres.lsn import Lsn
@@ -77,12 +77,14 @@ _LAZY: Final = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    module = _LAZY.get(name)
-    if module is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(import_module(module), name)
-    return value
+if not TYPE_CHECKING:  # or type checkers would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        module = _LAZY.get(name)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(module), name)
+        return value
 
 
 def __dir__() -> list[str]:
@@ -90,4 +92,4 @@ def __dir__() -> list[str]:
 
 
 # Whoever imports this package gets an Event where a task's message has one.
-register()
+_register()

@@ -103,7 +103,7 @@ class WalEx:
             return self._settings
 
     def _conf(self) -> Mapping[str, Any]:
-        # The application's own name will do, unless any source names the instance.
+        # The application's own name is the default, after all other sources.
         return ChainMap(self._hidden, self.app.conf, {"walex_name": self.app.main} if self.app.main else {})
 
     def _hide_url(self) -> None:

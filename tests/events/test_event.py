@@ -379,9 +379,9 @@ def test_the_repr_has_nothing_that_a_log_or_terminal_obeys() -> None:
     key = b"1\n2020-01-01 ERROR fake \x1b[2J\xff"
     event = row_event("insert", {"a\nb": key}, columns={"a\nb": "text"}, key=("a\nb",), table="t\x1b[0m")
 
-    for told in (repr(event), repr(sent(event))):
-        assert told.isprintable()
-        assert told.startswith(r"<Event insert t\x1b[0m a\nb=1\n2020-01-01 ERROR fake \x1b[2J")
+    for text in (repr(event), repr(sent(event))):
+        assert text.isprintable()
+        assert text.startswith(r"<Event insert t\x1b[0m a\nb=1\n2020-01-01 ERROR fake \x1b[2J")
 
 
 @pytest.mark.parametrize(

@@ -67,9 +67,7 @@ class Reader:
         self._slot = self.settings.slot_settings()
         self._catalog = Catalog(self._slot.connection, self._slot.publications)
         planner = Planner(self.settings, [_everything("on_event"), _everything("on_message")], self._catalog)
-        self._assembler = Assembler(
-            planner.plan, planner.message_plan, planner.message_source(), self._catalog.announce
-        )
+        self._assembler = Assembler(planner.planning)
         self._stream: ReplicationStream | None = None
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.settings.slot,))
 

@@ -26,7 +26,7 @@ from walex_celery.filters import Filters, Table
 from walex_celery.handlers.kinds import OF_TABLES
 from walex_celery.handlers.registry import Handler
 from walex_celery.handlers.routes import message_route, route_of
-from walex_celery.pipeline.table_plan import TablePlan
+from walex_celery.pipeline.table_plan import Planning, TablePlan
 from walex_celery.postgres.pgoutput import Relation, decode
 from walex_celery.testing.servers import Postgres
 
@@ -109,7 +109,7 @@ def test_a_damaged_stream_gives_events_or_an_error(recorded: tuple[list[bytes], 
 
     def take(stream: list[bytes]) -> str:
         assembler = Assembler(
-            plan, lambda prefix: message_route([everything], prefix), source, lambda _: None
+            Planning(plan, lambda prefix: message_route([everything], prefix), source, lambda _: None)
         )
         told = "nothing"
         try:

@@ -22,7 +22,7 @@ from walex_celery.handlers.registry import Handler
 from walex_celery.handlers.routes import message_route, route_of
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.pipeline.assembler import Chunk
-from walex_celery.pipeline.table_plan import TablePlan
+from walex_celery.pipeline.table_plan import Planning, TablePlan
 from walex_celery.postgres.pgoutput import Relation, Type
 
 USERS, ORDERS, AUDIT = 1, 2, 3
@@ -42,13 +42,13 @@ class Listener:
     ) -> None:
         self.handlers = list(handlers)
         self.types: list[Type] = []
-        self.assembler = assembler_type(
+        planning = Planning(
             self.plan,
             lambda prefix: message_route(self.handlers, prefix),
             Source("WalEx", "1", "shop", "", "", {}),
             self.types.append,
-            restartable=restartable,
         )
+        self.assembler = assembler_type(planning, restartable=restartable)
 
     def plan(self, relation: Relation) -> TablePlan | None:
         table = Table(relation.namespace, relation.name)

@@ -8,19 +8,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import Database, wait_until
-from tests.support.producers import make_app, running
+from tests.support.producers import make_app, running, unconfirmed
 from tests.support.queues import drain
 from tests.support.shop import SCHEMA, make_enqueuing
 from tests.support.slots import written
-from walex_celery import Producer, Spool
+from walex_celery import Spool
 from walex_celery.errors import BrokerUnavailable
 from walex_celery.testing.servers import Valkey
-
-
-def unconfirmed(producer: Producer) -> int:
-    found = producer.snapshot()
-    assert found is not None
-    return found.unconfirmed_tasks
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["stream", "spool"])

@@ -17,12 +17,19 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def producer_process(
-    database: Database, broker_url: str, log: Path, *options: str, url: str | None = None
+    database: Database,
+    broker_url: str,
+    log: Path,
+    *options: str,
+    url: str | None = None,
+    failpoints: object = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """``celery -A crash_app walex producer``, killed at the end if it still runs."""
+    """``celery -A crash_app walex producer``, killed at the end if it still runs; *failpoints*: those to arm."""
     with (
         log.open("ab") as output,
-        commanding(database, broker_url, "producer", *options, url=url, output=output) as process,
+        commanding(
+            database, broker_url, "producer", *options, url=url, output=output, failpoints=failpoints
+        ) as process,
     ):
         yield process
 
@@ -34,6 +41,7 @@ def commanding(
     *arguments: str,
     url: str | None = None,
     output: IO[bytes] | None = None,
+    failpoints: object = "",
 ) -> Iterator[subprocess.Popen[bytes]]:
     """``celery -A crash_app walex *arguments*``, killed at the end; without *output* its ``stdout`` can be read."""
     process = subprocess.Popen(
@@ -42,6 +50,7 @@ def commanding(
         | {
             "BROKER_URL": broker_url,
             "WALEX_URL": url or database.url,
+            "WALEX_FAILPOINTS": str(failpoints),
             "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]),
         },
         stdout=subprocess.PIPE if output is None else output,

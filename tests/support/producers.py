@@ -64,3 +64,10 @@ def working(app: Celery) -> AbstractContextManager[object]:
     return start_worker(
         app, pool="solo", perform_ping_check=False, without_heartbeat=False, shutdown_timeout=20
     )
+
+
+def unconfirmed(producer: Producer) -> int:
+    """How many tasks the broker has not confirmed."""
+    status = producer.snapshot()
+    assert status is not None
+    return status.unconfirmed_tasks

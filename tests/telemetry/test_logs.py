@@ -158,7 +158,7 @@ def test_a_wrong_setting_is_a_line_too(shop: Shop) -> None:
 def test_text_is_as_the_application_has_it(shop: Shop) -> None:
     shop.write(MODULE, 'app.conf.worker_log_format = "MINE %(levelname)s %(name)s: %(message)s"\n')
     with shop.producer() as log:
-        log.until("MINE INFO walex_celery.pipeline.producer: streaming from")
+        log.until("MINE INFO walex_celery.producer: streaming from")
 
 
 def test_an_application_that_sets_logging_up_keeps_it(shop: Shop) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Protocol
 
 from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.postgres import PostgresStore
@@ -13,9 +14,27 @@ from walex_celery.dead_letters.schema import TABLE
 from walex_celery.dead_letters.sqlite import SqliteStore
 from walex_celery.dead_letters.store import Store, Try
 from walex_celery.errors import ConfigurationError, SetupError
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import ConnectionSettings
 
 logger = logging.getLogger("walex_celery.dead_letters.choosing")
+
+
+class LetterSettings(Protocol):
+    """What dead letters need of the settings; those of an application have it."""
+
+    @property
+    def dead_letters(self) -> str:
+        """Where letters are kept: ``postgres``, a file, or ``auto``."""
+
+    @property
+    def name(self) -> str:
+        """The instance whose letters they are."""
+
+    def connection_settings(self) -> ConnectionSettings:
+        """How to connect to the database that may hold them."""
+
+    def address(self) -> str:
+        """Where that is, as readable text."""
 
 
 def default_path(instance: str) -> Path:
@@ -37,7 +56,7 @@ def default_path(instance: str) -> Path:
     return base / "walex" / f"{instance.replace('/', '_')}.dead-letters.sqlite3"
 
 
-def store_to_write(settings: WalExSettings) -> Store:
+def store_to_write(settings: LetterSettings) -> Store:
     """The store that the producer writes to; logs which one.
 
     Raises:
@@ -63,7 +82,7 @@ def store_to_write(settings: WalExSettings) -> Store:
     return file
 
 
-def stores_to_read(settings: WalExSettings) -> list[Store]:
+def stores_to_read(settings: LetterSettings) -> list[Store]:
     """All stores that may hold letters under this setting: with ``auto``, the table and this host's file.
 
     Raises:
@@ -84,7 +103,7 @@ def stores_to_read(settings: WalExSettings) -> list[Store]:
     return found
 
 
-def _file(settings: WalExSettings) -> SqliteStore:
+def _file(settings: LetterSettings) -> SqliteStore:
     auto = settings.dead_letters == "auto"
     path = default_path(settings.name) if auto else Path(settings.dead_letters).expanduser()
     return SqliteStore(path.absolute(), settings.name)
@@ -172,7 +191,7 @@ class DeadLetters:
             store.close()
 
 
-def open_dead_letters(settings: WalExSettings) -> DeadLetters:
+def open_dead_letters(settings: LetterSettings) -> DeadLetters:
     """Open the dead letters of *settings*' instance.
 
     Raises:

@@ -1,7 +1,7 @@
 """Events in a worker: the wire format of the JSON text in a task's message, decoded when first looked at.
 
 The format is described in docs/architecture.md. Any worker that imports walex_celery gets an
-:class:`~walex_celery.Event` from the stock JSON serializer: :func:`register` tells kombu how.
+:class:`~walex_celery.Event` from the stock JSON serializer: :func:`register` makes it so.
 """
 
 from __future__ import annotations

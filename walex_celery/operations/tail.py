@@ -49,7 +49,7 @@ def tail(
     finally:
         connection.close()
     planner = Planner(settings, [_everything(ON_EVENT), _everything(MESSAGE.decorator)], catalog)
-    assembler = Assembler(planner.plan, planner.message_plan, planner.message_source(), catalog.announce)
+    assembler = Assembler(planner.planning)
     stream = ReplicationStream(slot, server)
     try:
         stream.create_slot()

@@ -14,10 +14,10 @@ from typing import Final, NamedTuple
 
 from walex_celery.errors import DecodeError
 from walex_celery.events.cells import UNCHANGED, Cell
-from walex_celery.events.event import Event, EventType, Source, TransactionInfo
+from walex_celery.events.event import Event, EventType, TransactionInfo
 from walex_celery.events.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
 from walex_celery.handlers.routes import Route
-from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
+from walex_celery.pipeline.table_plan import DatedPlan, Planning, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 
@@ -65,32 +65,18 @@ class Assembler:
     """The open transaction of a replication stream; :meth:`feed` it with payloads, in order.
 
     Args:
-        plan: called with each Relation message; ``None`` means that nobody wants the table.
-        message_plan: called with a message's prefix; who wants it.
-        message_source: the source of events made of messages.
-        announce: called with each Type message.
-        restartable: take a Begin inside a transaction for a stream that broke and began that one anew.
+        planning: decides what is done with each message.
+        restartable: take a Begin inside a transaction for a stream that broke there, and sends that one again.
     """
 
     _new_context: Callable[[], Context] = PlainContext
 
-    def __init__(
-        self,
-        plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
-        message_plan: Callable[[str], Route],
-        message_source: Source,
-        announce: Callable[[pgoutput.Type], None],
-        *,
-        restartable: bool = False,
-    ) -> None:
+    def __init__(self, planning: Planning, *, restartable: bool = False) -> None:
         #: Everything up to here has been fed and handed on: the end of the last whole transaction. An Lsn, but for
         #: the type, which would cost each transaction 0.2 us.
         self.end_lsn: int = Lsn(0)
         self._before_lsn: int = 0
-        self._plan = plan
-        self._message_plan = message_plan
-        self._message_source = message_source
-        self._announce = announce
+        self._planning = planning
         self._restartable = restartable
         self._relations: dict[int, pgoutput.Relation] = {}
         self._plans: dict[int, TablePlan | None] = {}
@@ -125,16 +111,9 @@ class Assembler:
         """Whether a Begin has been fed whose Commit has not."""
         return self._begin is not None
 
-    def plan_by(
-        self,
-        plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
-        message_plan: Callable[[str], Route],
-        announce: Callable[[pgoutput.Type], None],
-    ) -> None:
-        """Go on with other plans, of a new connection; arguments as the class's."""
-        self._plan = plan
-        self._message_plan = message_plan
-        self._announce = announce
+    def plan_by(self, planning: Planning) -> None:
+        """Go on with the plans of another connection."""
+        self._planning = planning
         self.replan()
 
     def replan(self) -> None:
@@ -330,7 +309,7 @@ class Assembler:
         self._replan(relation)
 
     def _replan(self, relation: pgoutput.Relation) -> None:
-        plan = self._plan(relation)
+        plan = self._planning.plan(relation)
         if isinstance(plan, DatedPlan):
             self._dated[relation.oid] = plan
             self._plans.pop(relation.oid, None)
@@ -363,7 +342,7 @@ class Assembler:
     def _message(self, payload: bytes) -> Chunk | None:
         message = pgoutput.decode(payload)
         assert isinstance(message, pgoutput.LogicalMessage)
-        wanted = self._message_plan(message.prefix)
+        wanted = self._planning.message_plan(message.prefix)
         if message.transactional:
             index = self._next_index()
             if message.prefix == TRACEPARENT and self._traceparent is None:
@@ -389,13 +368,18 @@ class Assembler:
 
     def _message_event(self, message: pgoutput.LogicalMessage, context: Context, index: int) -> PlainEvent:
         return PlainEvent(
-            "message", self._message_source, context, index, prefix=message.prefix, content=message.content
+            "message",
+            self._planning.message_source,
+            context,
+            index,
+            prefix=message.prefix,
+            content=message.content,
         )
 
     def _type(self, payload: bytes) -> None:
         message = pgoutput.decode(payload)
         assert isinstance(message, pgoutput.Type)
-        self._announce(message)
+        self._planning.announce(message)
 
     def _origin(self, payload: bytes) -> None:
         # Not told to handlers; decoded so that rubbish in its place is noticed.

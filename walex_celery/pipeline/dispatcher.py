@@ -121,7 +121,8 @@ class Dispatcher:
         if self._tracing is None:
             self._dispatch(chunk)
         else:
-            with self._tracing.transaction(chunk):
+            events = [routed.event for routed in chunk.routed]
+            with self._tracing.transaction(chunk.info, chunk.traceparent, events):
                 self._dispatch(chunk)
 
     def _dispatch(self, chunk: Chunk) -> None:

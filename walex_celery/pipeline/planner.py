@@ -12,7 +12,7 @@ from walex_celery.filters import OWN_SCHEMA, Table
 from walex_celery.handlers.kinds import MESSAGE, OF_TABLES
 from walex_celery.handlers.registry import Handler
 from walex_celery.handlers.routes import Route, message_route, route_of
-from walex_celery.pipeline.table_plan import DatedPlan, OldRows, TablePlan
+from walex_celery.pipeline.table_plan import DatedPlan, OldRows, Planning, TablePlan
 from walex_celery.postgres.catalog import Altered, Catalog
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.pgoutput import Relation
@@ -36,6 +36,11 @@ class Planner:
         self._handlers = handlers
         self._catalog = catalog
         self._statistics = Statistics() if statistics is None else statistics
+
+    @property
+    def planning(self) -> Planning:
+        """What an assembler asks."""
+        return Planning(self.plan, self.message_plan, self.message_source(), self._catalog.announce)
 
     def plan(self, relation: Relation) -> TablePlan | DatedPlan | None:
         """The plan of a relation; ``None`` when no handler wants any of its events.

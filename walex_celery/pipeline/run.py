@@ -35,7 +35,15 @@ def open_tracing(settings: WalExSettings, statistics: Statistics) -> Tracing | N
         if error.name is None or not error.name.startswith("opentelemetry"):
             raise
         return None
-    return tracing.Tracing(settings, statistics) if tracing.is_configured() else None
+    if not tracing.is_configured():
+        return None
+    return tracing.Tracing(
+        settings.name,
+        statistics,
+        database=settings.database,
+        hostname=settings.hostname,
+        port=settings.port,
+    )
 
 
 class Run:

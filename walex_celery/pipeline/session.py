@@ -48,19 +48,12 @@ class Session:
         self._dispatcher = dispatcher
         self._delivery = delivery
         self._planner = Planner(settings, handlers, self.catalog, statistics)
-        planner = self._planner
         self.assembler: Assembler
         if before is not None and before.stream.is_restartable and stream.is_restartable:
             self.assembler = before.assembler
-            self.assembler.plan_by(planner.plan, planner.message_plan, self.catalog.announce)
+            self.assembler.plan_by(self._planner.planning)
         else:
-            self.assembler = Assembler(
-                planner.plan,
-                planner.message_plan,
-                planner.message_source(),
-                self.catalog.announce,
-                restartable=stream.is_restartable,
-            )
+            self.assembler = Assembler(self._planner.planning, restartable=stream.is_restartable)
 
     @property
     def is_pending(self) -> bool:

@@ -83,3 +83,19 @@ class DatedPlan(NamedTuple):
     otherwise: TablePlan
     #: Look again: up to where it holds by now (at least for what has been read), or ``None`` if it was altered.
     unaltered: Callable[[], Lsn | None]
+
+
+class Planning(NamedTuple):
+    """Who decides what is done with each message.
+
+    Attributes:
+        plan: called with each Relation message; ``None`` means that no handler wants the table.
+        message_plan: called with a message's prefix; who wants it.
+        message_source: the source of events made of messages.
+        announce: called with each Type message.
+    """
+
+    plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None]
+    message_plan: Callable[[str], Route]
+    message_source: Source
+    announce: Callable[[pgoutput.Type], None]

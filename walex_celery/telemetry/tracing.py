@@ -7,7 +7,7 @@ or else begin with ``walex.``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -17,9 +17,8 @@ from opentelemetry.context import Context, attach, create_key, detach, get_value
 from opentelemetry.trace import NoOpTracerProvider, ProxyTracerProvider, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from walex_celery.events.event import Event, TransactionInfo
 from walex_celery.filters import Table
-from walex_celery.pipeline.assembler import Chunk
-from walex_celery.settings.model import WalExSettings
 from walex_celery.telemetry.statistics import Statistics
 
 logger = logging.getLogger("walex_celery.tracing")
@@ -40,19 +39,22 @@ class Tracing:
     """Traces what one producer dispatches.
 
     Args:
-        settings: for the database and the instance's name.
+        name: of the instance.
+        database, hostname, port: of the server, as the settings have them.
         statistics: for the number of tasks.
     """
 
-    def __init__(self, settings: WalExSettings, statistics: Statistics) -> None:
+    def __init__(
+        self, name: str, statistics: Statistics, *, database: str, hostname: str, port: int | str
+    ) -> None:
         self._statistics = statistics
         self._tracer = trace.get_tracer("walex_celery", tracer_provider=trace.get_tracer_provider())
         self._attributes: dict[str, Any] = {
             "db.system.name": "postgresql",
-            "db.namespace": settings.database,
-            "server.address": settings.hostname,
-            "server.port": settings.port,
-            "walex.name": settings.name,
+            "db.namespace": database,
+            "server.address": hostname,
+            "server.port": port,
+            "walex.name": name,
         }
         # The span of a transaction whose last chunk has not come yet, and what was dispatched of it so far.
         self._span: Span | None = None
@@ -70,11 +72,19 @@ class Tracing:
         self._end(interrupted=True)
 
     @contextmanager
-    def transaction(self, chunk: Chunk) -> Iterator[None]:
-        """Make the span of *chunk*'s transaction current; it ends with the last chunk, or with an error."""
-        if not chunk.info.chunk or self._span is None:
+    def transaction(
+        self, info: TransactionInfo, traceparent: bytes | None, events: Sequence[Event]
+    ) -> Iterator[None]:
+        """Make a transaction's span current; it ends with the last chunk, or with an error.
+
+        Args:
+            info: the transaction, and which chunk of it this is.
+            traceparent: what the application named as its parent.
+            events: those of the chunk.
+        """
+        if not info.chunk or self._span is None:
             self._end(interrupted=True)
-            self._begin(chunk)
+            self._begin(info, traceparent)
         span, tasks = self._span, self._statistics.tasks
         assert span is not None
         token = attach(self._context)
@@ -89,20 +99,20 @@ class Tracing:
             raise
         finally:
             detach(token)
-            self._events += len(chunk.routed)
+            self._events += len(events)
             self._tasks += self._statistics.tasks - tasks
         if span.is_recording():
-            sources = {id(event.source): event.source for event, _ in chunk.routed}.values()
+            sources = {id(event.source): event.source for event in events}.values()
             self._tables.update(str(Table(source.schema, source.table)) for source in sources if source.table)
-        if chunk.info.last:
+        if info.last:
             self._end()
 
-    def _begin(self, chunk: Chunk) -> None:
-        attributes = {**self._attributes, "walex.lsn": str(chunk.info.lsn)}
-        if chunk.info.xid is not None:
-            attributes["walex.xid"] = chunk.info.xid
+    def _begin(self, info: TransactionInfo, traceparent: bytes | None) -> None:
+        attributes = {**self._attributes, "walex.lsn": str(info.lsn)}
+        if info.xid is not None:
+            attributes["walex.xid"] = info.xid
         # Starts from an empty context: the current one has nothing to do with this transaction.
-        parent = _parent(chunk.traceparent)
+        parent = _parent(traceparent)
         self._span = self._tracer.start_span(
             SPAN_NAME, context=parent, kind=SpanKind.CONSUMER, attributes=attributes
         )
