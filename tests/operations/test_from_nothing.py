@@ -1,6 +1,6 @@
 """From nothing to an event in a worker, following only the lines that ``walex doctor`` prints.
 
-The transcript is in docs/operations.md, and held to what is printed here: WALEX_UPDATE_DOCS=1 writes it there.
+The transcript is in docs/operations/doctor.md, and held to what is printed here: WALEX_UPDATE_DOCS=1 writes it there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.support import Database, wait_until
 from tests.support.project import Project
 from walex_celery.testing.servers import Postgres, Valkey
 
-DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCS = Path(__file__).parents[2] / "docs" / "operations" / "doctor.md"
 BEGIN, END = (
     "<!-- doctor's transcript: written by tests/operations/test_from_nothing.py -->\n",
     "<!-- its end -->",

@@ -55,7 +55,7 @@ _LOOK_FOR_OTHERS = 10
     cls=CeleryOption,
     is_flag=True,
     help_group="WalEx Options",
-    help="One JSON object, or one per line with --watch; docs/operations.md describes it.",
+    help="One JSON object, or one per line with --watch; docs/operations/status.md describes it.",
 )
 @click.pass_context
 def status(

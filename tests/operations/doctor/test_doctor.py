@@ -24,7 +24,7 @@ from walex_celery.operations.doctor.registry import Check, make
 from walex_celery.operations.doctor.report import render_text
 
 HERE = Path(__file__).parent
-DOCS = HERE.parents[2] / "docs" / "operations.md"
+DOCS = HERE.parents[2] / "docs" / "operations" / "doctor.md"
 
 
 def healthy(clinic: Clinic, redis_url: str) -> WalEx:

@@ -29,6 +29,8 @@ from walex_celery.telemetry.activity import Doing
 from walex_celery.telemetry.statistics import BOUNDS, Durations, HandlerTally
 
 _NAME = "name"
+#: The label of each state. Dashboards name them, so they stay when a member of the enumeration is renamed.
+_STATES = {doing: doing.name.lower() for doing in Doing} | {Doing.BROKER_DOWN: "broker_away"}
 
 
 class Exposition:
@@ -120,7 +122,7 @@ def _state(producer: Producer, observer: Observer) -> Iterator[Metric]:
         "walex_state", "1 for the producer's current activity.", labels=[_NAME, "state"]
     )
     for doing in Doing:
-        state.add_metric([_instance(producer), doing.name.lower()], float(doing is now.doing))
+        state.add_metric([_instance(producer), _STATES[doing]], float(doing is now.doing))
     yield state
     yield from _gauge(
         producer, "streaming", "Whether this producer holds the slot.", producer.streaming.is_set()

@@ -170,7 +170,7 @@ class Intake(threading.Thread):
                 logger.warning(
                     "the slot was acknowledged up to %s, and this spool only knows of %s. If another producer read the "
                     "slot meanwhile, that was it; if this host lost its power, see 'A damaged spool' in "
-                    "docs/operations.md",
+                    "docs/operations/spool.md",
                     slot.confirmed_flush_lsn,
                     known,
                     extra={"lsn": str(known), "slot": self._settings.name},

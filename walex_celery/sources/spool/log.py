@@ -316,7 +316,7 @@ def _numbers(folder: Path, first: Header, found: Positions | None) -> list[int]:
         if found is not None:
             raise SpoolError(
                 f"the spool in {folder} has lost its segments: none is there\n"
-                "  fix: move the folder away, and see 'A damaged spool' in docs/operations.md"
+                "  fix: move the folder away, and see 'A damaged spool' in docs/operations/spool.md"
             )
         Segment.create(folder, first).close()
         return [1]

@@ -31,7 +31,7 @@ class Recovered:
         if stored.segment > numbers[-1]:
             raise SpoolError(
                 f"{folder} ends with segment {numbers[-1]}, and Postgres was told that {stored.segment} is stored: "
-                "segments are missing. See 'A damaged spool' in docs/operations.md"
+                "segments are missing. See 'A damaged spool' in docs/operations/spool.md"
             )
         for number in reversed(numbers):
             self.tail = Segment.open(folder, number)
