@@ -1,4 +1,4 @@
-"""Builds the compiled part, ``walex_celery/_speedups``, where there is a C compiler; without one all is plain Python.
+"""Builds the compiled part, ``walex_celery/_speedups``, if there is a C compiler; Python does the same without.
 
 ``WALEX_NATIVE=0`` in the environment leaves it out.
 """
@@ -13,38 +13,45 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-NATIVE = Path("walex_celery", "_speedups")
+SPEEDUPS = Path("walex_celery", "_speedups")
 
 
 class CompiledPart(BuildHookInterface):  # type: ignore[type-arg]
-    """Hatchling's hook: adds the extension modules to a wheel, and to the checkout that an editable one points at."""
+    """Hatchling's hook: adds the extension modules to a wheel, or to the checkout that an editable wheel points at."""
+
+    #: Where the modules are between compiling and packing. Not the build's own directory: that is the user's dist/.
+    _built: TemporaryDirectory[str] | None = None
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile before the wheel is put together."""
         if self.target_name != "wheel":
             return
-        native = Path(self.root, NATIVE)
+        speedups = Path(self.root, SPEEDUPS)
         if version == "editable":
-            # What an earlier build left there would be of other sources.
-            for old in native.glob("*.so"):
+            # Those of an earlier build may have been made of other sources.
+            for old in speedups.glob("*.so"):
                 old.unlink()
         if os.environ.get("WALEX_NATIVE") == "0":
             return
-        built = Path(self.directory, "native")
-        shutil.rmtree(built, ignore_errors=True)
+        self._built = TemporaryDirectory(prefix="walex-celery-")
         try:
-            modules = _compile(Path(self.root), built)
+            modules = _compile(Path(self.root), Path(self._built.name))
         except Exception as error:
             # No compiler, no Python.h, an older Python: it works without.
             self.app.display_warning(f"walex-celery is built without its compiled part: {error}")
             return
         for module in modules:
             if version == "editable":
-                shutil.copy2(module, native)
+                shutil.copy2(module, speedups)
             else:
-                build_data["force_include"][str(module)] = str(NATIVE / module.name)
+                build_data["force_include"][str(module)] = str(SPEEDUPS / module.name)
         build_data["pure_python"] = False
         build_data["infer_tag"] = True
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        """Remove what was compiled, once it is in the wheel; if packing fails, it goes with this object."""
+        if self._built is not None:
+            self._built.cleanup()
 
 
 def _compile(root: Path, into: Path) -> list[Path]:
@@ -52,9 +59,9 @@ def _compile(root: Path, into: Path) -> list[Path]:
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
 
-    sources = sorted((root / NATIVE).glob("*.pyx"))
-    package = ".".join(NATIVE.parts)
-    # Cython finds a module's package by its path, so that it has to be where it is.
+    sources = sorted((root / SPEEDUPS).glob("*.pyx"))
+    package = ".".join(SPEEDUPS.parts)
+    # Cython finds a module's package by its path relative to the working directory.
     here = Path.cwd()
     os.chdir(root)
     try:
@@ -78,4 +85,4 @@ def _compile(root: Path, into: Path) -> list[Path]:
             command.run()
     finally:
         os.chdir(here)
-    return sorted(into.joinpath(NATIVE).iterdir())
+    return sorted(into.joinpath(SPEEDUPS).iterdir())

@@ -1,4 +1,4 @@
-"""Both halves side by side: what the compiled part does, and what Python does without it."""
+"""Both halves side by side: the one in use, which is compiled, and Python's."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from typing import Any
 
 import pytest
 
-from walex_celery import _speedups as native
-from walex_celery._speedups.compiled import Assembler, Context, RowEvent
-from walex_celery.events import row_event
+from walex_celery._speedups import speedups
 from walex_celery.events.event import Source
 from walex_celery.events.record import Cell, Shape
-from walex_celery.events.row_event import PlainContext, PlainRowEvent, RowSource
-from walex_celery.pipeline import assembler as transaction
+from walex_celery.events.row_event import (
+    PlainContext,
+    PlainRowEvent,
+    RowEvent,
+    RowSource,
+    new_context,
+    new_row_event,
+)
+from walex_celery.pipeline.assembler import Assembler, new_assembler
 
-#: Where it was not built there is nothing to compare; that it is built where it can be, test_build.py holds.
-needs_native = pytest.mark.skipif(not native.COMPILED, reason=native.absence)
+#: Without the compiled part there is nothing to compare; test_build.py tests that it is built if it can be.
+needs_compiled = pytest.mark.skipif(not speedups.compiled, reason=speedups.absence)
 
 COLUMNS = {
     "id": "bigint",
@@ -51,25 +56,25 @@ class Both:
         lsn: int = 0x16B3748,
     ) -> None:
         source = source or row_source()
-        self.events: list[row_event.RowEvent] = []
-        for make_context, make_event in ((Context, RowEvent), (PlainContext, PlainRowEvent)):
+        self.events: list[RowEvent] = []
+        for make_context, make_event in ((new_context, new_row_event), (PlainContext, PlainRowEvent)):
             context = make_context()
             context.complete(lsn, microseconds, xid, 0 if last else 5, last)
             self.events.append(make_event(source, type, context, index, new, old, old_is_whole))
 
-    def same(self, ask: Callable[[row_event.RowEvent], Any]) -> Any:
-        """What both answer, an error included."""
+    def same(self, ask: Callable[[RowEvent], Any]) -> Any:
+        """Return the answer of both, an error included."""
         compiled, plain = (answer(ask, event) for event in self.events)
         assert compiled == plain
         return compiled
 
 
 def answer(ask: Callable[..., Any], *arguments: Any) -> Any:
-    """What *ask* gives, or raises."""
+    """Return the result of *ask*, or the error that it raises."""
     try:
         return ask(*arguments)
     except Exception as error:
         return type(error), str(error)
 
 
-ASSEMBLERS = (Assembler, transaction.Assembler)
+ASSEMBLERS: tuple[Callable[..., Assembler], ...] = (new_assembler, Assembler)

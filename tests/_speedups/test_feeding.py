@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,26 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests import messages as m
-from tests._speedups.support import ASSEMBLERS, answer, needs_native
+from tests._speedups.support import ASSEMBLERS, answer, needs_compiled
 from tests.pipeline import test_assembler as stream
 from walex_celery import Filters
-from walex_celery import _speedups as native
 from walex_celery.events.record import UNCHANGED
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.pipeline.assembler import Assembler
-from walex_celery.postgres.stream import StreamMessage, read_slice_plainly
+from walex_celery.postgres.stream import StreamMessage, read_slice, read_slice_plainly
 
-pytestmark = needs_native
+pytestmark = needs_compiled
 
 SOME = Filters(unwatched_records={"id": 2}, unwatched_fields=("name",))
 
 
-def told(
-    assembler_type: type[Assembler], payloads: Iterable[bytes], filters: Filters | None = None
+def outcome(
+    make_assembler: Callable[..., Assembler], payloads: Iterable[bytes], filters: Filters | None = None
 ) -> list[Any]:
-    """Everything that can be seen of what the assembler does with *payloads*."""
+    """Everything observable that the assembler does with *payloads*."""
     handlers = stream.on("on_event", filters=filters), stream.on("on_message")
-    listener = stream.Listener(*handlers, assembler_type=assembler_type)
+    listener = stream.Listener(*handlers, make_assembler=make_assembler)
     assembler = listener.assembler
     seen: list[Any] = []
     for payload in payloads:
@@ -54,7 +53,7 @@ def told(
 
 
 def assert_same(payloads: list[bytes], filters: Filters | None = None) -> list[Any]:
-    compiled, plain = (told(assembler_type, payloads, filters) for assembler_type in ASSEMBLERS)
+    compiled, plain = (outcome(make_assembler, payloads, filters) for make_assembler in ASSEMBLERS)
     assert compiled == plain
     return compiled
 
@@ -132,9 +131,9 @@ def test_the_same_slice_is_read(
     stop: bool,
     bare: bool,
 ) -> None:
-    def read(read_slice: Any) -> Any:
+    def read(half: Any) -> Any:
         waiting = iter([SimpleNamespace(payload=payload, data_start=start) for payload, start in messages])
-        return read_slice(
+        return half(
             lambda: next(waiting, None),
             None if bare else StreamMessage,
             count,
@@ -144,7 +143,7 @@ def test_the_same_slice_is_read(
             stop,
         )
 
-    compiled = read(native.feeding.read_slice)
+    compiled = read(read_slice)
 
     assert tuple(compiled) == read(read_slice_plainly)
     assert all(type(message) is (bytes if bare else StreamMessage) for message in compiled[0])
@@ -176,8 +175,8 @@ def test_the_same_of_any_row_of_a_stream(
         assert_same(payloads, filters)
     events = [
         event
-        for assembler_type in ASSEMBLERS
-        for event in stream.Listener(stream.on("on_event"), assembler_type=assembler_type).events(
+        for make_assembler in ASSEMBLERS
+        for event in stream.Listener(stream.on("on_event"), make_assembler=make_assembler).events(
             *payloads[1:-1]
         )
     ]

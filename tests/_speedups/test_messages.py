@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,20 +14,22 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from tests import messages as m
-from tests._speedups.support import answer, needs_native
+from tests._speedups.support import answer, needs_compiled
 from tests.pipeline.test_assembler import USERS, on
 from tests.pipeline.test_dispatcher import Producing
 from walex_celery import Event, HandlerError, Lsn
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 from walex_celery.broker import sentinels
 from walex_celery.broker.body import KEPT, Body, _json_encoder
 from walex_celery.broker.envelope import EnvelopeTemplate, base64_body
 from walex_celery.broker.frames import FramesTemplate, body_frame, frame_bodies
-from walex_celery.broker.resp import packed_plainly
+from walex_celery.broker.resp import packed, packed_plainly
 from walex_celery.broker.wire import Lane
+from walex_celery.pipeline import dispatcher
+from walex_celery.pipeline.task_messages import make_tasks, make_tasks_plainly
 from walex_celery.postgres.timeline import Switch, Timelines
 
-pytestmark = needs_native
+pytestmark = needs_compiled
 
 TASK_ID = "00000000-16b3-8748-8000-000080000005"
 TEXTS = st.one_of(
@@ -46,9 +49,8 @@ def bodies(kind: str) -> tuple[Any, Any]:
     else:
         made = frame_bodies()
         finish, frame = made._finish, made._frame
-    return native.messages.JsonBody(OPENING, CLOSING, KEPT, frame), Body(
-        _json_encoder(OPENING, CLOSING), finish
-    )
+    plain = Body(_json_encoder(OPENING, CLOSING), finish)
+    return speedups.json_body(plain, OPENING, CLOSING, KEPT, frame), plain
 
 
 @pytest.mark.parametrize("kind", ["base64", "frame"])
@@ -74,14 +76,15 @@ def test_the_body_of_the_same_value_is_the_same_object() -> None:
 
 
 def test_the_starts_that_are_kept_are_bounded() -> None:
-    body = native.messages.JsonBody(OPENING, CLOSING, 3, None)
+    _, plain = bodies("base64")
+    body = speedups.json_body(plain, OPENING, CLOSING, 3, None)
 
     for number in range(10):
         head = b"head %d" % number
         assert json.loads(body.render(head + b" rest", head))
 
 
-TOLD = st.text(max_size=60) | st.just("<Event insert users id=42 lsn=0/16B3748>")
+ARGSREPRS = st.text(max_size=60) | st.just("<Event insert users id=42 lsn=0/16B3748>")
 IDS = st.just(TASK_ID) | st.text(max_size=40) | st.just("x" * len(TASK_ID)) | st.just('"' * len(TASK_ID))
 
 
@@ -90,15 +93,15 @@ def envelope() -> EnvelopeTemplate:
     body, _ = bodies("base64")
     return EnvelopeTemplate(
         Lane("task", "", "celery", 0), body, b'{"body": ', b', "id": %b, "root": %b, "argsrepr": ' % (quoted, quoted),
-        b', "correlation_id": %b, "delivery_tag": ' % quoted, b"}}", compiled=True,
+        b', "correlation_id": %b, "delivery_tag": ' % quoted, b"}}",
     )  # fmt: skip
 
 
-@given(task_id=IDS, told=TOLD, value=TEXTS)
-def test_any_envelope(task_id: str, told: str, value: bytes) -> None:
+@given(task_id=IDS, argsrepr=ARGSREPRS, value=TEXTS)
+def test_any_envelope(task_id: str, argsrepr: str, value: bytes) -> None:
     template = envelope()
-    compiled = answer(template.fill, task_id, value, told)
-    plain = answer(template.fill_plainly, task_id, value, told)
+    compiled = answer(template.fill, task_id, value, argsrepr)
+    plain = answer(template.fill_plainly, task_id, value, argsrepr)
 
     assert compiled[:2] == plain[:2]
     if isinstance(plain[0], Lane):
@@ -118,8 +121,8 @@ def test_no_two_envelopes_have_the_same_tag() -> None:
     assert len(tags) == 2000
 
 
-@given(task_id=IDS, told=TOLD, value=TEXTS)
-def test_any_frames(task_id: str, told: str, value: bytes) -> None:
+@given(task_id=IDS, argsrepr=ARGSREPRS, value=TEXTS)
+def test_any_frames(task_id: str, argsrepr: str, value: bytes) -> None:
     body, _ = bodies("frame")
     identifier = sentinels.TASK_ID.encode()
     before = (
@@ -127,10 +130,12 @@ def test_any_frames(task_id: str, told: str, value: bytes) -> None:
     )
     message: Any = type("Captured", (), {"exchange": "", "routing_key": "celery"})
     template = FramesTemplate(
-        Lane("task", "", "celery", 0), body, message, 25, (before, b"after" + identifier), compiled=True
+        Lane("task", "", "celery", 0), body, message, 25, (before, b"after" + identifier)
     )
 
-    assert answer(template.fill, task_id, value, told) == answer(template.fill_plainly, task_id, value, told)
+    assert answer(template.fill, task_id, value, argsrepr) == answer(
+        template.fill_plainly, task_id, value, argsrepr
+    )
 
 
 @given(
@@ -140,7 +145,7 @@ def test_any_frames(task_id: str, told: str, value: bytes) -> None:
     )
 )
 def test_any_commands(commands: list[tuple[Any, ...]]) -> None:
-    assert answer(native.messages.packed, commands) == answer(packed_plainly, commands)
+    assert answer(packed, commands) == answer(packed_plainly, commands)
 
 
 def test_a_frame_ends_as_python_s_does() -> None:
@@ -154,29 +159,89 @@ def test_a_frame_ends_as_python_s_does() -> None:
 
 @pytest.fixture
 def app(valkey_url: str) -> Celery:
-    return Celery("native", broker=valkey_url, set_as_current=False)
+    return Celery("speedups", broker=valkey_url, set_as_current=False)
 
 
-def test_an_event_that_no_task_can_be_made_of_is_the_handler_s_to_answer_for(
+def test_the_handler_answers_for_an_event_that_no_task_can_be_made_of(
     app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A number that is none, and not UTF-8."""
+    """Its number is neither a number nor UTF-8."""
 
     @app.task(name="shop.first")
     def task(event: Event) -> None: ...
 
     handler = replace(on("on_event", "users"), functions=(task,), batch=None)
-    for compiled in (True, False):
-        monkeypatch.setattr(native, "COMPILED", compiled)
+    for half in (make_tasks, make_tasks_plainly):
+        monkeypatch.setattr(dispatcher, "make_tasks", half)
         both = Producing(app, [handler])
         with pytest.raises(HandlerError, match=r"shop\.first"):
             both.dispatch(m.insert(USERS, b"1", b"a"), m.insert(USERS, b"\xff", b"b"))
         both.publisher.close()
 
 
+class Fickle:
+    """A template that fails, makes nothing or makes a message, as the value says."""
+
+    def __call__(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Any:
+        if value == b"raises":
+            raise ValueError(value)
+        return None if value == b"none" else ("lane", task_id, value, argsrepr.encode())
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"a", b"bc", b"raises", b"none"]),
+            st.sampled_from(
+                ["none", "unresolved", "template", "two", "collect", "sent event", "second collects"]
+            ),
+        ),
+        max_size=5,
+    ),
+    st.integers(0, 5),
+)
+def test_tasks_are_made_up_to_the_first_event_that_needs_more(
+    events: list[tuple[bytes, str]], first: int
+) -> None:
+    def target(template: Any, sent_event: Any = None) -> Any:
+        return SimpleNamespace(template=template, sent_event=sent_event), 7, SimpleNamespace(count=0)
+
+    def outcome(half: Any) -> Any:
+        routes = [
+            SimpleNamespace(
+                tally=SimpleNamespace(accepted=0),
+                targets={
+                    "none": (),
+                    "unresolved": None,
+                    "template": (target(Fickle()),),
+                    "two": (target(Fickle()), target(Fickle())),
+                    "collect": (target(None),),
+                    "sent event": (target(Fickle(), {}),),
+                    "second collects": (target(Fickle()), target(None)),
+                }[kind],
+            )
+            for _, kind in events
+        ]
+        routed = [
+            (SimpleNamespace(index=index, for_task=lambda value=value: (value, b"", "repr")), route)
+            for index, ((value, _), route) in enumerate(zip(events, routes, strict=True))
+        ]
+        made = half(routed, min(first, len(events)), 0x16B3748, 5)
+        counts = [
+            (route.tally.accepted, [target[2].count for target in route.targets or ()]) for route in routes
+        ]
+        return made, counts
+
+    compiled = outcome(make_tasks)
+    assert compiled == outcome(make_tasks_plainly)
+    (at, items, size), _ = compiled
+    assert at == len(events) or events[at] not in [(value, "template") for value in (b"a", b"bc")]
+    assert size == sum(len(item[2]) + len(item[3]) for item in items)
+
+
 @pytest.mark.parametrize("timeline", [1, 3])
 def test_the_same_tasks_of_a_chunk(app: Celery, timeline: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ids, bodies, what is told and what is counted; the second task has a receiver, and no template."""
+    """Ids, bodies, argsreprs and what is counted; the second task has a receiver, and no template."""
 
     def task(event: Event) -> None: ...
 
@@ -184,9 +249,9 @@ def test_the_same_tasks_of_a_chunk(app: Celery, timeline: int, monkeypatch: pyte
     listen: Any = lambda **_: None  # noqa: E731 - a receiver is compared by identity
     signals.before_task_publish.connect(listen, sender="shop.second")
     try:
-        told = []
-        for compiled in (True, False):
-            monkeypatch.setattr(native, "COMPILED", compiled)
+        outcomes = []
+        for half in (make_tasks, make_tasks_plainly):
+            monkeypatch.setattr(dispatcher, "make_tasks", half)
             handlers = [
                 replace(on("on_event", "users"), functions=(first, second), batch=None),
                 replace(on("on_insert", "users"), functions=(first,), batch=None),
@@ -204,9 +269,9 @@ def test_the_same_tasks_of_a_chunk(app: Celery, timeline: int, monkeypatch: pyte
                 statistics.events,
                 both.dispatcher.statistics.task("shop.first").count,
             )
-            told.append(([(task.task, task.id, task.told, task.body) for task in sent], counted))
+            outcomes.append(([(task.task, task.id, task.told, task.body) for task in sent], counted))
             both.publisher.close()
     finally:
         signals.before_task_publish.disconnect(listen, sender="shop.second")
-    assert told[0] == told[1]
-    assert told[0][1][0] == 12
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][1][0] == 12

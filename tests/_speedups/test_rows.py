@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests._speedups.support import Both, needs_native, row_source
-from walex_celery._speedups.compiled import Context
+from tests._speedups.support import Both, needs_compiled, row_source
 from walex_celery.events.record import MAX_NESTING, UNCHANGED, Cell
-from walex_celery.events.row_event import PlainContext
+from walex_celery.events.row_event import PlainContext, new_context
 from walex_celery.postgres.pgoutput import EARLIEST, LATEST, POSTGRES_EPOCH
 
-pytestmark = needs_native
+pytestmark = needs_compiled
 
 TEXTS = [
     *(b"a%cb" % byte for byte in range(256)),
@@ -117,7 +116,7 @@ def test_each_day_of_a_year(year: int) -> None:
 
 
 def _compiled_context(microseconds: int) -> Any:
-    context = Context()
+    context = new_context()
     context.complete(1, microseconds, 7)
     context.render()
     return context
@@ -163,6 +162,6 @@ def test_rows_that_do_not_fit_their_table() -> None:
 
 
 def test_an_event_that_is_not_complete_says_so() -> None:
-    for context in (Context(), PlainContext()):
+    for context in (new_context(), PlainContext()):
         with pytest.raises(AttributeError, match="not complete"):
             _ = context.info

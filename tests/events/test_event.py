@@ -17,10 +17,16 @@ from kombu.utils.json import dumps, loads
 
 from tests import messages as m
 from walex_celery import Change, DecodeError, Event, Lsn, TransactionInfo
-from walex_celery._speedups.compiled import Context, RowEvent
 from walex_celery.events.event import Source, printable, short
 from walex_celery.events.record import UNCHANGED, Cell, Shape
-from walex_celery.events.row_event import PlainEvent, RowSource
+from walex_celery.events.row_event import (
+    Context,
+    PlainEvent,
+    RowEvent,
+    RowSource,
+    new_context,
+    new_row_event,
+)
 from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.pgoutput import POSTGRES_EPOCH
 
@@ -39,7 +45,7 @@ INFO = TransactionInfo(742, Lsn(m.COMMIT_LSN), datetime(2020, 1, 2, 3, 4, 5, 678
 
 
 def context(info: TransactionInfo = INFO) -> Context:
-    made = Context()
+    made = new_context()
     microseconds = (info.timestamp - POSTGRES_EPOCH) // timedelta(microseconds=1)
     made.complete(info.lsn, microseconds, info.xid, info.chunk, info.last)
     return made
@@ -63,7 +69,7 @@ def row_event(
     def cells(row: Mapping[str, Cell] | None) -> list[Cell] | None:
         return None if row is None else [row.get(name) for name in columns]
 
-    return RowEvent(row_source, type, context(), 5, cells(new), cells(old), old_is_whole)
+    return new_row_event(row_source, type, context(), 5, cells(new), cells(old), old_is_whole)
 
 
 def plain_event(type: Any, **options: Any) -> PlainEvent:

@@ -12,9 +12,9 @@ from kombu.utils.json import dumps, loads
 
 from tests.support import Database
 from walex_celery import Event
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.filters import ALL_TABLES, Filters
 from walex_celery.handlers.registry import Handler
+from walex_celery.pipeline.assembler import new_assembler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
@@ -66,7 +66,7 @@ class Reader:
         self._payloads = payloads
         self._catalog = Catalog(self.settings)
         planner = Planner(self.settings, [_everything("on_event"), _everything("on_message")], self._catalog)
-        self._assembler = Assembler(
+        self._assembler = new_assembler(
             planner.plan, planner.message_plan, planner.message_source(), self._catalog.announce
         )
         self._stream: ReplicationStream | None = None

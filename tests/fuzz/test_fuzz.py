@@ -19,11 +19,11 @@ from tests.fidelity.shadow import Shadow
 from tests.fidelity.test_sizes import MEGABYTE, peak_memory
 from tests.fuzz.mutation import Mutator
 from walex_celery import DecodeError, Event
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Source
 from walex_celery.events.record import Shape
 from walex_celery.filters import Filters, Table
 from walex_celery.handlers.registry import KINDS, Handler, message_route, route_of
+from walex_celery.pipeline.assembler import new_assembler
 from walex_celery.pipeline.table_plan import TablePlan
 from walex_celery.postgres.pgoutput import Relation, decode
 from walex_celery.testing.servers import Postgres
@@ -106,7 +106,7 @@ def test_a_damaged_stream_gives_events_or_an_error(recorded: tuple[list[bytes], 
     everything = _handler("on_message")
 
     def take(stream: list[bytes]) -> str:
-        assembler = Assembler(
+        assembler = new_assembler(
             plan, lambda prefix: message_route([everything], prefix), source, lambda _: None
         )
         told = "nothing"

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walex_celery import ConfigurationError, Event, Filters
-from walex_celery._speedups.compiled import Context, RowEvent
 from walex_celery.events.event import Source
 from walex_celery.events.record import UNCHANGED, Cell, Shape
-from walex_celery.events.row_event import RowSource
+from walex_celery.events.row_event import RowSource, new_context, new_row_event
 from walex_celery.filters import Table
 from walex_celery.handlers.registry import (
     Handler,
@@ -295,10 +294,10 @@ def test_a_compiled_filter_accepts_what_the_filter_accepts(
     row_source = RowSource(Source("WalEx", "1", "shop", "public", "users", SHAPE.columns, ("id",)), SHAPE)
     if type == "update" and old_is_known:
         new = [before if after is UNCHANGED else after for before, after in zip(old, new, strict=True)]
-    event = RowEvent(
+    event = new_row_event(
         row_source,
         type,
-        Context(),
+        new_context(),
         0,
         None if type == "delete" else new,
         new if type == "delete" else old if type == "update" and old_is_known else None,

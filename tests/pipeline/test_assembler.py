@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 
@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from tests import messages as m
 from walex_celery import DecodeError, Event, Filters, Lsn
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Source
 from walex_celery.events.record import UNCHANGED, Shape
 from walex_celery.filters import Table
 from walex_celery.handlers.registry import KINDS, Handler, message_route, route_of
 from walex_celery.pipeline import assembler as transaction
-from walex_celery.pipeline.assembler import Chunk
+from walex_celery.pipeline.assembler import Chunk, new_assembler
 from walex_celery.pipeline.table_plan import TablePlan
 from walex_celery.postgres.pgoutput import Relation, Type
 
@@ -35,11 +34,11 @@ class Listener:
         self,
         *handlers: Handler,
         restartable: bool = False,
-        assembler_type: type[transaction.Assembler] = Assembler,
+        make_assembler: Callable[..., transaction.Assembler] = new_assembler,
     ) -> None:
         self.handlers = list(handlers)
         self.types: list[Type] = []
-        self.assembler = assembler_type(
+        self.assembler = make_assembler(
             self.plan,
             lambda prefix: message_route(self.handlers, prefix),
             Source("WalEx", "1", "shop", "", "", {}),

@@ -1,29 +1,34 @@
-"""The compiled part: the hot path's usual case, in Cython. Optional: Python does all of it, more slowly.
+"""The one seam between Python and the compiled part, which does the usual case of the hot path in Cython.
 
-It is built when the package is, where there is a C compiler (``hatch_build.py``). ``WALEX_NATIVE=0`` in the
-environment leaves it out: to find out whether something is its fault.
+The compiled part is optional. It is built with the package where there is a C compiler (``hatch_build.py``), and
+``WALEX_NATIVE=0`` in the environment leaves it out, to find out whether a fault is its own. Everything it does, Python
+does too, with the same results, only more slowly.
+
+Each pair is a line where the Python half stands, such as ``packed = speedups.packed(packed_plainly)``: the half to use
+under the plain name. Only :mod:`.compiled` imports the extension modules, and only this module decides whether it is
+used. :mod:`.contract` says what the two halves of each pair share. This package imports no other part of
+``walex_celery``, so every other part may import it.
 """
 
 from __future__ import annotations
 
 import os
-from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
-_NAMES: Final = ("context", "rows", "feeding", "messages")
+if TYPE_CHECKING:
+    from walex_celery._speedups.contract import Speedups
 
 
-def _load() -> tuple[tuple[Any, ...], str]:
-    """The modules, and why there are none where there are none."""
+def _choose() -> Speedups:
+    from walex_celery._speedups.plain import Plain
+
     if os.environ.get("WALEX_NATIVE") == "0":
-        return (None,) * len(_NAMES), "WALEX_NATIVE=0 leaves it out"
+        return Plain("WALEX_NATIVE=0 leaves it out")
     try:
-        return tuple(import_module(f"{__name__}.{name}") for name in _NAMES), ""
+        from walex_celery._speedups.compiled import Compiled
     except ImportError as error:
-        return (None,) * len(_NAMES), f"it was not built: {error}"
+        return Plain(f"it was not built: {error}")
+    return Compiled()
 
 
-(context, rows, feeding, messages), absence = _load()
-
-#: Whether there is a compiled part, and it is used.
-COMPILED: Final = not absence
+speedups: Final = _choose()

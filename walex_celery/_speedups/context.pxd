@@ -4,6 +4,9 @@
 from libc.stdint cimport int64_t
 
 
+cdef bint is_datetime(int64_t microseconds)
+
+
 cdef class ContextFields:
     cdef public object position, _info, _xid
     cdef public int64_t microseconds

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""What the events of a chunk share, compiled: the upper half of ``row_event.Context``."""
+"""What the events of a chunk share, compiled: fields and methods that go before ``events.row_event.Context``."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.unicode cimport PyUnicode_DecodeASCII
@@ -14,9 +14,13 @@ cdef int64_t _earliest, _latest
 
 
 def connect(int64_t earliest, int64_t latest):
-    """Tell the bounds of a datetime."""
+    """Set the range of a datetime, in microseconds since 2000-01-01 UTC."""
     global _earliest, _latest
     _earliest, _latest = earliest, latest
+
+
+cdef bint is_datetime(int64_t microseconds):
+    return _earliest <= microseconds <= _latest
 
 
 cdef class ContextFields:
@@ -28,7 +32,7 @@ cdef class ContextFields:
         self.tail = b""
 
     def complete(self, position, int64_t microseconds, xid, Py_ssize_t chunk=0, bint last=True):
-        """Set what the chunk's transaction is."""
+        """Set the transaction and the part of it that the chunk is."""
         self.position = position
         self.microseconds = microseconds
         self._xid = xid
@@ -45,7 +49,7 @@ cdef class ContextFields:
         cdef char *out = text
         cdef char *lsn
         cdef char *lsn_end
-        if self._chunk < 0 or self._xid is None or not _earliest <= self.microseconds <= _latest:
+        if self._chunk < 0 or self._xid is None or not is_datetime(self.microseconds):
             return False
         out = walex_write(out, b',"timestamp":"', 14)
         out = _write_timestamp(out, self.microseconds)
@@ -63,10 +67,10 @@ cdef class ContextFields:
 
 
 cdef char *_write_timestamp(char *out, int64_t microseconds):
-    """A moment, counted since 2000-01-01 UTC, as msgspec prints it in JSON."""
+    """Write a moment, counted since 2000-01-01 UTC, as msgspec prints it in JSON."""
     cdef int64_t seconds = microseconds // 1_000_000, days, day_of_era, year, day, month
     microseconds %= 1_000_000
-    # Days since 0000-03-01, so that a leap day is a year's last; 2000-01-01 is the 730,425th. An era is 400 years.
+    # Days since 0000-03-01, so that a leap day is the last of its year; 2000-01-01 is day 730,425. An era is 400 years.
     days = seconds // 86_400 + 730_425
     seconds %= 86_400
     day_of_era = days % 146_097

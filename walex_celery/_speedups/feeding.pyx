@@ -1,9 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """From the slot to events, compiled: the usual rows of usual transactions.
 
-:class:`Feeding` is the upper half of ``transaction.Assembler``, and stands before it in the order of resolution. It
-does what is usual; before anything else, rubbish included, it changes nothing and calls the Python behind it, which
-knows all of it, and which alone raises errors.
+:class:`Feeding` goes before ``pipeline.assembler.Assembler`` in the order of resolution. It handles the usual messages.
+For any other message, an invalid one included, it changes nothing and calls the Python method behind it, which handles
+every message; only Python raises errors.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -14,13 +14,19 @@ from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from walex_celery._speedups.context cimport ContextFields
-from walex_celery._speedups.rows cimport RowFields, walex_be32, walex_be64, walex_walk
+from walex_celery._speedups.context cimport ContextFields, is_datetime
+from walex_celery._speedups.pgoutput cimport (
+    WALEX_BEGIN, WALEX_BEGIN_FINAL_LSN, WALEX_BEGIN_SIZE, WALEX_BEGIN_TIMESTAMP, WALEX_BEGIN_XID,
+    WALEX_CHANGE_OID, WALEX_CHANGE_TUPLE, WALEX_CHANGE_TUPLE_KIND, WALEX_COMMIT, WALEX_COMMIT_END_LSN,
+    WALEX_COMMIT_SIZE, WALEX_DELETE, WALEX_INSERT, WALEX_MESSAGE, WALEX_NEW_TUPLE, WALEX_OLD_TUPLE,
+    WALEX_UPDATE, walex_be32, walex_be64, walex_walk,
+)
+from walex_celery._speedups.rows cimport RowFields
 
 
 cdef extern from *:
     """
-    /* A tuple of a subclass, such as a NamedTuple: without its own __new__, which is Python. */
+    /* A tuple of a subclass, such as a NamedTuple, without calling its own __new__, which is Python. */
     static PyObject *walex_new_tuple(PyObject *type, Py_ssize_t size) {
         return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, size);
     }
@@ -30,14 +36,12 @@ cdef extern from *:
 
 cdef object _UNUSUAL = object()
 cdef object _row_event, _context, _routed_event, _chunk
-cdef int64_t _earliest, _latest
 
 
-def connect(row_event, context, routed, chunk, int64_t earliest, int64_t latest):
-    """Tell the classes and bounds of the Python that this is a part of."""
-    global _row_event, _context, _routed_event, _chunk, _earliest, _latest
-    _row_event, _context, _routed_event, _chunk = row_event, context, routed, chunk
-    _earliest, _latest = earliest, latest
+def connect(row_event, context, routed_event, chunk):
+    """Set the classes of what is made here."""
+    global _row_event, _context, _routed_event, _chunk
+    _row_event, _context, _routed_event, _chunk = row_event, context, routed_event, chunk
 
 
 # --- reading ----------------------------------------------------------------------------------------
@@ -46,7 +50,7 @@ def read_slice(
     read_message, message_type, Py_ssize_t count, Py_ssize_t size_limit,
     bint pending, uint64_t explicit, bint stop_at_boundary,
 ):
-    """As ``stream.read_slice_plainly``."""
+    """Read what is ready; see ``contract.ReadSlice``."""
     cdef list messages = []
     cdef uint64_t start = 0
     cdef Py_ssize_t size = 0, read
@@ -72,7 +76,7 @@ def read_slice(
             messages.append(found)
         size += PyBytes_GET_SIZE(payload)
         kind = (<const uint8_t *>PyBytes_AS_STRING(payload))[0]
-        if kind == c"C" or kind == c"M":
+        if kind == WALEX_COMMIT or kind == WALEX_MESSAGE:
             pending = True
             if stop_at_boundary:
                 break
@@ -87,7 +91,7 @@ def read_slice(
 # --- the transaction --------------------------------------------------------------------------------
 
 cdef class Feeding:
-    """Takes the messages of the stream; the upper half of ``Assembler``."""
+    """Takes the messages of the stream, before ``Assembler``."""
 
     cdef public object _begin, _traceparent
     cdef public dict _plans
@@ -97,24 +101,24 @@ cdef class Feeding:
     cdef public uint64_t end_lsn, _before_lsn
 
     def feed(self, payload):
-        """Take the next message; returns the chunk that it completes, if it does."""
+        """Take the next message; return the chunk that it completes, or ``None``."""
         cdef const uint8_t *data
         cdef Py_ssize_t size
         cdef uint8_t kind
         if type(payload) is bytes:
             data = <const uint8_t *>PyBytes_AS_STRING(payload)
             size = PyBytes_GET_SIZE(payload)
-            kind = data[0]  # of an empty message: the zero that ends all bytes objects
+            kind = data[0]  # of an empty message this is the zero byte that ends every bytes object
             found = _UNUSUAL
             if self._begin is None:
-                if kind == c"B" and size == 21 and not self._of_transaction:
+                if kind == WALEX_BEGIN and size == WALEX_BEGIN_SIZE and not self._of_transaction:
                     self._begin = payload
                     self._traceparent = None
                     self._index = 0
                     return None
-            elif kind == c"I" or kind == c"U" or kind == c"D":
+            elif kind == WALEX_INSERT or kind == WALEX_UPDATE or kind == WALEX_DELETE:
                 found = self._change(payload, data, size)
-            elif kind == c"C" and size == 26:
+            elif kind == WALEX_COMMIT and size == WALEX_COMMIT_SIZE:
                 found = self._commit(data)
             if found is not _UNUSUAL:
                 return found
@@ -127,13 +131,13 @@ cdef class Feeding:
         chunk = None
         if PyList_GET_SIZE(self._routed):
             begin = <const uint8_t *>PyBytes_AS_STRING(self._begin)
-            microseconds = <int64_t>walex_be64(begin + 9)
-            if not _earliest <= microseconds <= _latest:
+            microseconds = <int64_t>walex_be64(begin + WALEX_BEGIN_TIMESTAMP)
+            if not is_datetime(microseconds):
                 return _UNUSUAL
             context = self._context
-            context.position = walex_be64(begin + 1)
+            context.position = walex_be64(begin + WALEX_BEGIN_FINAL_LSN)
             context.microseconds = microseconds
-            context._xid = walex_be32(begin + 17)
+            context._xid = walex_be32(begin + WALEX_BEGIN_XID)
             context._chunk = self._chunk
             context.last = True
             chunk = walex_new_tuple(_chunk, 3)
@@ -149,39 +153,47 @@ cdef class Feeding:
         self._begin = None
         self._chunk = 0
         self._before_lsn = self.end_lsn
-        self.end_lsn = walex_be64(data + 10)
+        self.end_lsn = walex_be64(data + WALEX_COMMIT_END_LSN)
         return chunk
 
     cdef object _change(self, bytes payload, const uint8_t *data, Py_ssize_t size):
-        """An Insert, Update or Delete; ``_UNUSUAL`` for one that Python has to look at."""
+        """Take an Insert, Update or Delete; return ``_UNUSUAL`` if Python must handle it."""
         cdef PyObject *found
-        cdef Py_ssize_t new_at = 6, old_at = 0, end = 6
+        cdef Py_ssize_t new_at = WALEX_CHANGE_TUPLE, old_at = 0, end = WALEX_CHANGE_TUPLE
         cdef uint8_t kind = data[0]
-        if size < 6:
+        if size < WALEX_CHANGE_TUPLE:
             return _UNUSUAL
-        found = PyDict_GetItemWithError(self._plans, walex_be32(data + 1))
+        found = PyDict_GetItemWithError(self._plans, walex_be32(data + WALEX_CHANGE_OID))
         if found is NULL:
             return _UNUSUAL
         plan = <object>found
         route = None
         if plan is not None:
-            route = plan.insert if kind == c"I" else plan.update if kind == c"U" else plan.delete
+            route = (
+                plan.insert if kind == WALEX_INSERT else plan.update if kind == WALEX_UPDATE else plan.delete
+            )
         if route is None:
             self._index += 1
             return None
-        if kind != c"I" and data[5] == c"O" and plan.whole_kind == c"O":
-            old_at = 6
+        if (
+            kind != WALEX_INSERT
+            and data[WALEX_CHANGE_TUPLE_KIND] == WALEX_OLD_TUPLE
+            and plan.whole_kind == WALEX_OLD_TUPLE
+        ):
+            old_at = WALEX_CHANGE_TUPLE
             end = walex_walk(data, size, old_at, plan.width, NULL)
             if end < 0:
                 return _UNUSUAL
-            new_at = end + 1
-        if kind == c"D":
+            new_at = end + 1  # after the kind of the new tuple
+        if kind == WALEX_DELETE:
             if not old_at or end != size:
                 return _UNUSUAL
             return self._row(plan, "delete", route, payload, 0, old_at)
-        if new_at > size or data[new_at - 1] != c"N" or walex_walk(data, size, new_at, plan.width, NULL) != size:
+        if new_at > size or data[new_at - 1] != WALEX_NEW_TUPLE:
             return _UNUSUAL
-        return self._row(plan, "insert" if kind == c"I" else "update", route, payload, new_at, old_at)
+        if walex_walk(data, size, new_at, plan.width, NULL) != size:
+            return _UNUSUAL
+        return self._row(plan, "insert" if kind == WALEX_INSERT else "update", route, payload, new_at, old_at)
 
     cdef object _row(self, plan, str type, route, bytes payload, Py_ssize_t new_at, Py_ssize_t old_at):
         cdef RowFields event
@@ -195,7 +207,7 @@ cdef class Feeding:
         event.payload = payload
         event.new_at = new_at
         event.old_at = old_at
-        # Of an insert as well, as Python has it: nothing of the old row is unknown.
+        # Set for an insert too, as Python does: no value of an old row is unknown.
         event._old_is_whole = old_at != 0 or type == "insert"
         wanting = route
         if not route.takes_all:

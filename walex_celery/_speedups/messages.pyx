@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
 """From an event's JSON text to a message's bytes, compiled: JSON bodies, and the templates of both brokers.
 
-As in ``feeding.pyx``: what is not usual is left to the Python that this stands for.
+As in ``feeding.pyx``, the unusual is left to the Python half.
 """
 
 import uuid
@@ -33,7 +33,7 @@ walex_prepare_base64()
 
 cdef enum:
     FRAME_END = 0xCE
-    #: Of a delivery tag: a UUID, of which the last part is counted up, in quotes.
+    #: Bytes of a delivery tag: a UUID in quotes, whose last part is a counter.
     TAG_SIZE = 38
 
 
@@ -42,7 +42,7 @@ cdef inline char *_write(char *out, bytes text) noexcept:
 
 
 cdef bytes _ascii(bytes text):
-    """The inside of the string that json.dumps makes of UTF-8 text."""
+    """Return the inside of the string that json.dumps makes of UTF-8 text."""
     cdef Py_ssize_t size = walex_ascii_size(<const uint8_t *>PyBytes_AS_STRING(text), PyBytes_GET_SIZE(text))
     if size < 0:
         raise _not_utf8(text)
@@ -56,21 +56,13 @@ cdef object _not_utf8(bytes text):
         text.decode()
     except UnicodeDecodeError as error:
         return error
-    return AssertionError("text that is UTF-8 for Python alone")
+    return AssertionError("text that only Python takes for UTF-8")
 
 
 # --- bodies -----------------------------------------------------------------------------------------
 
 cdef class JsonBody:
-    """The body of a JSON message, rendered as :class:`~walex_celery.broker.body.Body` does.
-
-    Args:
-        opening: what stands before the value's string.
-        closing: what stands after it.
-        kept: how many starts are remembered.
-        frame: the header of an AMQP body frame, but for its last four bytes, the size; ``None`` for a JSON string of
-            the body's base64.
-    """
+    """The body of a JSON message; see ``contract.Speedups.json_body`` for the arguments."""
 
     cdef bytes _opening, _closing, _rendered, _frame
     cdef object _value
@@ -96,7 +88,7 @@ cdef class JsonBody:
         return self._rendered
 
     cdef tuple _start(self, bytes head):
-        """What a body begins with, and, before base64, the one or two bytes that it leaves over."""
+        """Return the encoded start of a body and, with base64, the zero to two bytes of it that are not encoded yet."""
         cdef PyObject *found = PyDict_GetItemWithError(self._starts, head)
         cdef Py_ssize_t cut
         if found is not NULL:
@@ -104,7 +96,7 @@ cdef class JsonBody:
         start = self._opening + b'"' + _ascii(head)
         left_over = b""
         if self._frame is None:
-            # Base64 takes three bytes at a time; what is left over belongs to the rest.
+            # Base64 takes three bytes at a time; the bytes left over are encoded with the rest.
             cut = PyBytes_GET_SIZE(start) // 3 * 3
             left_over = start[cut:]
             encoded = PyBytes_FromStringAndSize(NULL, cut // 3 * 4)
@@ -157,7 +149,7 @@ cdef class JsonBody:
 # --- templates --------------------------------------------------------------------------------------
 
 cdef Py_ssize_t _joined_size(tuple pieces, Py_ssize_t between) except -1:
-    """The size of *pieces* with *between* bytes between each two."""
+    """Return the size of *pieces* with *between* bytes between each two."""
     cdef Py_ssize_t size = between * (len(pieces) - 1)
     for piece in pieces:
         size += PyBytes_GET_SIZE(piece)
@@ -182,7 +174,7 @@ cdef char *_write_joined(char *out, tuple pieces, const char *between, Py_ssize_
 
 
 cdef class _Template:
-    """What both templates are made of, and the Python that fills in what is not usual."""
+    """What both templates share; ``_plain`` is the Python half, for the unusual."""
 
     cdef object _plain, _lane, _body
     cdef tuple _before, _after
@@ -195,13 +187,7 @@ cdef class _Template:
 
 
 cdef class Envelopes(_Template):
-    """Fills body, task id, argsrepr and delivery tag into an envelope as :class:`EnvelopeTemplate` does.
-
-    Args:
-        plain: its ``fill``.
-        lane, body, start, before, after, end: as it has them.
-        id_size: the length of a task's id.
-    """
+    """Fills body, task id, argsrepr and delivery tag into an envelope; see ``contract.Speedups.envelope``."""
 
     cdef bytes _start, _end
     cdef bytes _tag
@@ -219,9 +205,9 @@ cdef class Envelopes(_Template):
 
     def fill(self, str task_id not None, bytes value not None, str argsrepr not None, bytes head not None=b""):
         """Return the envelope of one task."""
-        cdef Py_ssize_t id_size, told_size, escaped
+        cdef Py_ssize_t id_size, argsrepr_size, escaped
         cdef const char *identifier
-        cdef const char *told
+        cdef const char *text
         cdef char *out
         cdef bytes body, envelope
         if not PyUnicode_IS_COMPACT_ASCII(task_id) or not PyUnicode_IS_COMPACT_ASCII(argsrepr):
@@ -229,8 +215,8 @@ cdef class Envelopes(_Template):
         identifier = PyUnicode_AsUTF8AndSize(task_id, &id_size)
         if id_size != self._id_size or walex_ascii_size(<const uint8_t *>identifier, id_size) != id_size:
             return self._plain(task_id, value, argsrepr, head)
-        told = PyUnicode_AsUTF8AndSize(argsrepr, &told_size)
-        escaped = walex_ascii_size(<const uint8_t *>told, told_size)
+        text = PyUnicode_AsUTF8AndSize(argsrepr, &argsrepr_size)
+        escaped = walex_ascii_size(<const uint8_t *>text, argsrepr_size)
         body = self._render(value, head)
         envelope = PyBytes_FromStringAndSize(
             NULL,
@@ -240,7 +226,7 @@ cdef class Envelopes(_Template):
         out = _write(_write(PyBytes_AS_STRING(envelope), self._start), body)
         out = _write_joined(out, self._before, identifier, id_size, True)
         out[0] = c'"'
-        out = walex_write_ascii(out + 1, <const uint8_t *>told, told_size)
+        out = walex_write_ascii(out + 1, <const uint8_t *>text, argsrepr_size)
         out[0] = c'"'
         out = _write_joined(out + 1, self._after, identifier, id_size, True)
         out[0] = c'"'
@@ -253,19 +239,7 @@ cdef class Envelopes(_Template):
 
 
 cdef class Frames(_Template):
-    """Fills id, argsrepr and body into the frames of a message as :class:`FramesTemplate` does.
-
-    Args:
-        plain: its ``fill``.
-        lane, body: as it has them.
-        method: the frame of the publish, and the first three bytes of the next one: type and channel.
-        content: class and weight of the content header.
-        head: flags, content type and encoding.
-        before, after: the table around the argsrepr, split at the ids, without sizes.
-        table_size: of the table without the argsrepr.
-        size: of the content header without the argsrepr.
-        id_size: the length of a task's id.
-    """
+    """Fills id, argsrepr and body into the frames of a message; see ``contract.Speedups.frames``."""
 
     cdef bytes _method, _content, _head
     cdef Py_ssize_t _table_size, _size, _id_size
@@ -283,9 +257,9 @@ cdef class Frames(_Template):
 
     def fill(self, str task_id not None, bytes value not None, str argsrepr not None, bytes head not None=b""):
         """Return the frames of one task, or None for an id that is not as long as a UUID."""
-        cdef Py_ssize_t id_size, told_size
+        cdef Py_ssize_t id_size, argsrepr_size
         cdef const char *identifier
-        cdef const char *told
+        cdef const char *text
         cdef char *out
         cdef bytes body, frames
         if not PyUnicode_IS_COMPACT_ASCII(task_id) or not PyUnicode_IS_COMPACT_ASCII(argsrepr):
@@ -293,26 +267,26 @@ cdef class Frames(_Template):
         identifier = PyUnicode_AsUTF8AndSize(task_id, &id_size)
         if id_size != self._id_size:
             return None
-        told = PyUnicode_AsUTF8AndSize(argsrepr, &told_size)
+        text = PyUnicode_AsUTF8AndSize(argsrepr, &argsrepr_size)
         body = self._render(value, head)
         frames = PyBytes_FromStringAndSize(
             NULL,
             PyBytes_GET_SIZE(self._method) + 4 + PyBytes_GET_SIZE(self._content) + 8 + PyBytes_GET_SIZE(self._head) + 4
-            + self._before_size + 4 + told_size + self._after_size + 1,
+            + self._before_size + 4 + argsrepr_size + self._after_size + 1,
         )
         out = _write(PyBytes_AS_STRING(frames), self._method)
-        out = walex_write_big(out, self._size + told_size, 4)
+        out = walex_write_big(out, self._size + argsrepr_size, 4)
         out = walex_write_big(_write(out, self._content), PyBytes_GET_SIZE(body) - 8, 8)
-        out = walex_write_big(_write(out, self._head), self._table_size + told_size, 4)
-        out = walex_write_big(_write_joined(out, self._before, identifier, id_size, False), told_size, 4)
-        memcpy(out, told, told_size)
-        out = _write_joined(out + told_size, self._after, identifier, id_size, False)
+        out = walex_write_big(_write(out, self._head), self._table_size + argsrepr_size, 4)
+        out = walex_write_big(_write_joined(out, self._before, identifier, id_size, False), argsrepr_size, 4)
+        memcpy(out, text, argsrepr_size)
+        out = _write_joined(out + argsrepr_size, self._after, identifier, id_size, False)
         out[0] = <char>FRAME_END
         return self._lane, task_id, frames, body
 
 
 def packed(commands):
-    """As ``resp.packed_plainly``."""
+    """Pack commands for Redis; see ``contract.Packed``."""
     cdef list parts = []
     cdef char text[32]
     cdef char *out
@@ -332,7 +306,7 @@ def packed(commands):
 # --- tasks ------------------------------------------------------------------------------------------
 
 cdef str _task_id(uint64_t lsn, uint64_t low):
-    """As ``identity.task_id``, with the second half of the id made."""
+    """Return a task's id as ``events.task_id.task_id`` does; *low* is its second half."""
     cdef char text[36]
     cdef char *out = walex_write_hex(text, lsn >> 28, 8)
     out[0] = c"-"
@@ -348,19 +322,7 @@ cdef str _task_id(uint64_t lsn, uint64_t low):
 
 
 def make_tasks(list routed not None, Py_ssize_t first, uint64_t lsn, uint32_t salt):
-    """The messages of the events from *first* on, as far as these are usual.
-
-    That is: their functions are known, and are published by templates.
-
-    Args:
-        routed: the events of a chunk and who wants them.
-        first: where to begin.
-        lsn: the chunk's position.
-        salt: of its timeline.
-
-    Returns:
-        The event to go on with, the messages, and their bytes.
-    """
+    """Make the messages of events whose tasks all have a template; see ``contract.MakeTasks``."""
     cdef list items = []
     cdef Py_ssize_t at, size = 0
     cdef uint64_t variant = <uint64_t>0b10 << 62, index
@@ -378,15 +340,15 @@ def make_tasks(list routed not None, Py_ssize_t first, uint64_t lsn, uint32_t sa
                 if template is None or function.sent_event is not None:
                     return at, items, size
                 templates.append(template)
-            value, head, told = event.for_task()
+            value, head, argsrepr = event.for_task()
             index = event.index
             made = []
             for (_, digest, _), template in zip(targets, templates):
                 id = _task_id(lsn, variant | (index & 0xFFFFFFFF) << 30 | (digest ^ salt))
                 try:
-                    item = template(id, value, told, head)
-                except Exception:
-                    return at, items, size  # it is raised again where it is known what to do about it
+                    item = template(id, value, argsrepr, head)
+                except Exception:  # the dispatcher tries again, and applies on_error
+                    return at, items, size
                 if item is None:
                     return at, items, size
                 made.append(item)

@@ -1,25 +1,8 @@
 # cython: language_level=3
 """The fields of a row's event, for ``feeding.pyx``, which makes it."""
 
-from libc.stddef cimport ptrdiff_t
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-
 from walex_celery._speedups.context cimport ContextFields
-
-
-cdef extern from "tuple.h":
-    enum:
-        WALEX_NULL
-        WALEX_UNCHANGED
-    ctypedef struct walex_cell:
-        const uint8_t *text
-        ptrdiff_t size
-    uint32_t walex_be32(const uint8_t *at) nogil
-    uint64_t walex_be64(const uint8_t *at) nogil
-    ptrdiff_t walex_walk(
-        const uint8_t *data, ptrdiff_t size, ptrdiff_t at, ptrdiff_t columns, walex_cell *cells
-    ) nogil
-    bint walex_same(walex_cell one, walex_cell other) nogil
+from walex_celery._speedups.pgoutput cimport walex_cell
 
 
 cdef class RowFields:

@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""Events of rows as JSON text, compiled: the upper half of ``RowEvent``.
+"""Events of rows as JSON text, compiled: fields and methods that go before ``events.row_event.RowEvent``.
 
-It does what is usual; where a value, a name or a row is not, the Python behind it does it.
+Where a value, a name or a row is unusual, the Python method behind is called.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -9,8 +9,15 @@ from cpython.dict cimport PyDict_GetItemWithError
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_DecodeASCII, PyUnicode_DecodeUTF8
+from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp
+
+from walex_celery._speedups.context cimport ContextFields
+from walex_celery._speedups.pgoutput cimport (
+    WALEX_NULL, WALEX_TUPLE_CELLS, WALEX_UNCHANGED, walex_cell, walex_columns, walex_next_cell, walex_same,
+    walex_walk,
+)
 
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
@@ -22,10 +29,10 @@ cdef extern from "text.h":
     char *walex_write_json(char *out, const uint8_t *text, size_t size)
 
 cdef enum:
-    #: Of a table; Postgres allows 1,600. More would be too much for the stack of a thread.
+    #: Of a table; Postgres allows 1,600, but their cells would be too large for a thread's stack.
     MAX_COLUMNS = 256
-    #: Of an event's repr, and of a value in it (``event.short``).
-    MAX_TOLD = 500
+    #: Bytes of an event's repr, and of a value in it (``events.event.short``).
+    MAX_REPR = 500
     MAX_SHORT = 40
 
 cdef enum Form:
@@ -38,7 +45,7 @@ cdef Py_ssize_t _max_nesting
 
 
 def connect(unchanged, Py_ssize_t max_nesting):
-    """Tell what the Python that this is a part of has."""
+    """Set the stand-in for a value that Postgres did not send, and the depth up to which documents are copied."""
     global _UNCHANGED, _max_nesting
     _UNCHANGED, _max_nesting = unchanged, max_nesting
 
@@ -50,10 +57,14 @@ cdef inline char *_write(char *out, bytes text) noexcept:
 # --- the event --------------------------------------------------------------------------------------
 
 cdef class RowForm:
-    """How rows of a relation are written: made once a relation, of its ``RowSource``.
+    """How rows of a relation are written; made once from its ``RowSource``.
 
-    ``keys``: of each column, its name as JSON, and a colon. ``key_columns``: number and ``b" name="`` of those that
-    identify a row. ``heads``: by type, the start of the JSON, and of the repr where that is ASCII.
+    Attributes:
+        keys: of each column, its name as JSON, and a colon.
+        forms: of each column, a ``Form``.
+        columns: how many there are.
+        key_columns: number and ``b" name="`` of the columns that identify a row; ``None`` for a name that is not ASCII.
+        heads: by type of event, the start of the JSON, and the start of the repr if that is ASCII.
     """
 
     def __init__(self, source):
@@ -70,8 +81,8 @@ cdef class RowForm:
         cdef PyObject *found = PyDict_GetItemWithError(self.heads, type)
         if found is not NULL:
             return <tuple>found
-        json, told = source.head(type)
-        head = (json, told.encode() if told.isascii() else None)
+        json, start = source.head(type)
+        head = (json, start.encode() if start.isascii() else None)
         self.heads[type] = head
         return head
 
@@ -79,8 +90,8 @@ cdef class RowForm:
 cdef class RowFields:
     """An insert, update or delete.
 
-    Its cells stay in the message's ``payload``, at ``new_at`` and ``old_at`` (0: there is no such row), until somebody
-    asks for them. The message has been walked before: it is whole, and of as many columns as its table.
+    Its cells stay in the message's ``payload``, at ``new_at`` and ``old_at`` (0: there is no such row), until they are
+    read. ``feeding.pyx`` has walked the message: it is whole, and has as many columns as its table.
     """
 
     def __init__(self, row_source, str type, ContextFields context, Py_ssize_t index, new, old, bint old_is_whole):
@@ -105,7 +116,7 @@ cdef class RowFields:
         return self.old_cells
 
     cdef int _cut(self) except -1:
-        """Make lists of the cells."""
+        """Turn the payload into lists of cells."""
         cdef Py_ssize_t number
         cdef bytes payload = self.payload
         self.payload = None
@@ -120,7 +131,7 @@ cdef class RowFields:
         return 0
 
     cdef bint _find(self, walex_cell *new, walex_cell *old, Py_ssize_t columns) except -1:
-        """Where the cells are; whether each row has so many."""
+        """Find the cells of both rows; return whether each row has this many."""
         cdef const uint8_t *data
         cdef Py_ssize_t size, number
         if self.payload is None:
@@ -140,17 +151,17 @@ cdef class RowFields:
         return True
 
     def to_json(self):
-        """The event as JSON text."""
+        """Return the event as JSON text."""
         made = self._make()
         return super().to_json() if made is None else made[0]
 
     def for_task(self):
-        """What a task's message is made of: the JSON text, the start of it that many events share, and the repr."""
+        """Return the parts of a task's message: the JSON text, the start of it that many events share, and the repr."""
         made = self._make()
         return super().for_task() if made is None else made
 
     cdef tuple _make(self):
-        """What :meth:`for_task` gives; None where this event is not usual."""
+        """Return the result of :meth:`for_task`; ``None`` if this event is unusual."""
         cdef ContextFields context = self._context
         cdef walex_cell new[MAX_COLUMNS]
         cdef walex_cell old[MAX_COLUMNS]
@@ -179,28 +190,26 @@ cdef class RowFields:
         if has_old:
             old_row = old
         head, start = form.head(source, self.type)
-        told = _told(form, start, old_row if new_row is NULL else new_row, context.lsn)
-        if told is None:
+        repr_text = _repr(form, start, old_row if new_row is NULL else new_row, context.lsn)
+        if repr_text is None:
             return None
         value = _value(form, head, new_row, old_row, self.index, context.tail)
-        return None if value is None else (value, head, told)
+        return None if value is None else (value, head, repr_text)
 
 
 cdef list _cells(bytes payload, Py_ssize_t at):
-    """The cells of the TupleData at *at*, as Python has them."""
+    """Return the cells of the TupleData at *at* as Python objects."""
     cdef const uint8_t *data = <const uint8_t *>PyBytes_AS_STRING(payload)
-    cdef Py_ssize_t columns = (<Py_ssize_t>data[at] << 8) | data[at + 1], number
+    cdef Py_ssize_t columns = walex_columns(data + at), number
+    cdef ptrdiff_t next_at = at + WALEX_TUPLE_CELLS
     cdef walex_cell cell
     cdef list cells = []
-    at += 2
     for number in range(columns):
-        if data[at] == c"t":
-            cell.size = walex_be32(data + at + 1)
-            cells.append(PyBytes_FromStringAndSize(<const char *>data + at + 5, cell.size))
-            at += 5 + cell.size
+        cell = walex_next_cell(data, &next_at)
+        if cell.size >= 0:
+            cells.append(PyBytes_FromStringAndSize(<const char *>cell.text, cell.size))
         else:
-            cells.append(None if data[at] == c"n" else _UNCHANGED)
-            at += 1
+            cells.append(None if cell.size == WALEX_NULL else _UNCHANGED)
     return cells
 
 
@@ -228,14 +237,14 @@ cdef bint _key_changed(RowForm form, walex_cell *new, walex_cell *old):
     return False
 
 
-cdef str _told(RowForm form, bytes start, walex_cell *row, str lsn):
-    """The repr of an event; None where a part of it is not plain ASCII."""
-    cdef char text[MAX_TOLD + 64]
+cdef str _repr(RowForm form, bytes start, walex_cell *row, str lsn):
+    """Return the repr of an event; ``None`` if a part of it is not plain ASCII."""
+    cdef char text[MAX_REPR + 64]
     cdef char *out = text
     cdef Py_ssize_t at, number, lsn_size
     cdef const char *lsn_text
     cdef walex_cell cell
-    if start is None or PyBytes_GET_SIZE(start) > MAX_TOLD:
+    if start is None or PyBytes_GET_SIZE(start) > MAX_REPR:
         return None
     out = _write(out, start)
     for number, name in form.key_columns:
@@ -244,7 +253,7 @@ cdef str _told(RowForm form, bytes start, walex_cell *row, str lsn):
             continue
         if cell.size < 0 or cell.size > MAX_SHORT or name is None:
             return None
-        if out - text + PyBytes_GET_SIZE(name) + cell.size > MAX_TOLD:
+        if out - text + PyBytes_GET_SIZE(name) + cell.size > MAX_REPR:
             return None
         for at in range(cell.size):
             if cell.text[at] < 0x20 or cell.text[at] > 0x7E:
@@ -257,7 +266,7 @@ cdef str _told(RowForm form, bytes start, walex_cell *row, str lsn):
 
 
 cdef bytes _value(RowForm form, bytes head, walex_cell *new, walex_cell *old, Py_ssize_t index, bytes tail):
-    """The JSON text of an event; None where a row is not usual. *new* and *old* may be NULL, but not both."""
+    """Return the JSON text of an event; ``None`` if a row is unusual. *new* or *old* may be NULL, but not both."""
     cdef Py_ssize_t sizes[MAX_COLUMNS]
     cdef Py_ssize_t old_sizes[MAX_COLUMNS]
     cdef char index_text[32]
@@ -272,7 +281,7 @@ cdef bytes _value(RowForm form, bytes head, walex_cell *new, walex_cell *old, Py
         return None
     out = walex_write_decimal(walex_write(index_text, b',"index":', 9), index, 1)
     index_size = out - index_text
-    # 14: the name of either member, new_record or old_record; 11: that of the changes.
+    # 14 bytes for the name of new_record or old_record, 11 for the name of changes.
     value = PyBytes_FromStringAndSize(
         NULL,
         PyBytes_GET_SIZE(head) + 14 + row_size + (11 + changes_size if has_changes else 0)
@@ -290,11 +299,11 @@ cdef bytes _value(RowForm form, bytes head, walex_cell *new, walex_cell *old, Py
 
 # --- rows -------------------------------------------------------------------------------------------
 
-cdef Py_ssize_t _row_size(RowForm form, walex_cell *cells, walex_cell *but, Py_ssize_t *sizes) except -2:
-    """How many bytes a row takes as a JSON object; -1 where it is not usual.
+cdef Py_ssize_t _row_size(RowForm form, walex_cell *cells, walex_cell *other, Py_ssize_t *sizes) except -2:
+    """Return the size in bytes of a row as a JSON object; -1 if it is unusual.
 
-    *sizes* gets what each cell takes, -1 for those that are left out: what Postgres did not send, and, with *but*, the
-    columns that are the same there, or not known.
+    *sizes* gets the size of each cell, -1 for the cells left out: values that Postgres did not send and, unless *other*
+    is NULL, the columns with the same or an unknown value there.
     """
     cdef Py_ssize_t number, size = 0, written
     cdef const uint8_t *forms = <const uint8_t *>PyBytes_AS_STRING(form.forms)
@@ -302,12 +311,12 @@ cdef Py_ssize_t _row_size(RowForm form, walex_cell *cells, walex_cell *but, Py_s
         sizes[number] = -1
         if cells[number].size == WALEX_UNCHANGED:
             continue
-        # Looked at even if it is left out: a document that has to stand as text makes the event an unusual one.
+        # Measured even if it is left out: a document that must be written as text makes the event unusual.
         written = 4 if cells[number].size == WALEX_NULL else _cell_size(forms[number], cells[number])
         if written < 0:
             return -1
-        if but is not NULL and (
-            but[number].size == WALEX_UNCHANGED or walex_same(cells[number], but[number])
+        if other is not NULL and (
+            other[number].size == WALEX_UNCHANGED or walex_same(cells[number], other[number])
         ):
             continue
         sizes[number] = written
@@ -316,7 +325,7 @@ cdef Py_ssize_t _row_size(RowForm form, walex_cell *cells, walex_cell *but, Py_s
 
 
 cdef Py_ssize_t _cell_size(uint8_t form, walex_cell cell) except -2:
-    """How many bytes a cell takes in JSON; -1 where it is not usual."""
+    """Return the size in bytes of a cell in JSON; -1 if it is unusual."""
     cdef Py_ssize_t written, at, brackets = 0
     cdef int is_ascii = True
     if form == TEXT:
@@ -330,7 +339,7 @@ cdef Py_ssize_t _cell_size(uint8_t form, walex_cell cell) except -2:
         return -1
     if form == NUMBER:
         return cell.size
-    # A document: as record.is_awkward has it.
+    # A document, by the rules of events.record.is_awkward.
     if cell.text[0] <= c" " or cell.text[cell.size - 1] <= c" ":
         return -1
     if cell.size == 4 and memcmp(cell.text, b"null", 4) == 0:
@@ -352,7 +361,7 @@ cdef bint _is_utf8(walex_cell cell) except -1:
 
 
 cdef char *_write_row(char *out, RowForm form, walex_cell *cells, Py_ssize_t *sizes):
-    """Write the columns that :func:`_row_size` gave a size."""
+    """Write the columns to which :func:`_row_size` gave a size."""
     cdef Py_ssize_t number
     cdef const uint8_t *forms = <const uint8_t *>PyBytes_AS_STRING(form.forms)
     cdef char separator = c"{"

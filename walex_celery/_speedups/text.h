@@ -1,5 +1,5 @@
-/* Text as the messages hold it: JSON strings, base64, numbers. Every writer returns where it ended; what is to be
- * written has been measured before, and the room is there. */
+/* Text in the form that messages have it: JSON strings, base64, numbers. Every writer returns the place after what it
+ * wrote. The caller has measured the text and made room for it. */
 
 #ifndef WALEX_TEXT_H
 #define WALEX_TEXT_H
@@ -29,7 +29,7 @@ static inline char *walex_write_decimal(char *out, uint64_t value, int least) {
     return walex_write(out, text + at, (size_t)(20 - at));
 }
 
-/* An integer of so many bytes, the high one first. */
+/* An integer of `size` bytes, big-endian. */
 static inline char *walex_write_big(char *out, uint64_t value, int size) {
     for (int at = size; at--; value >>= 8) out[at] = (char)(value & 0xFF);
     return out + size;
@@ -48,7 +48,7 @@ static inline char *walex_write_lsn(char *out, uint64_t lsn) {
     return out;
 }
 
-/* Whether eight bytes are all ASCII, no control character, quote or backslash ("haszero" of Bit Twiddling Hacks). */
+/* Whether eight bytes are all ASCII, without control character, quote or backslash ("haszero" of Bit Twiddling Hacks). */
 static inline int walex_eight_are_plain(const uint8_t *text) {
     const uint64_t ones = 0x0101010101010101u, highs = 0x8080808080808080u;
     uint64_t word, quote, slash;
@@ -85,7 +85,7 @@ static inline char *walex_write_escape(char *out, uint8_t byte) {
     return out;
 }
 
-/* The inside of a JSON string as msgspec writes it: what is not ASCII stands as it is. */
+/* The inside of a JSON string as msgspec writes it: non-ASCII characters are not escaped. */
 
 static inline size_t walex_json_size(const uint8_t *text, size_t size, int *is_ascii) {
     size_t at = 0, written = size;
@@ -110,7 +110,7 @@ static inline char *walex_write_json(char *out, const uint8_t *text, size_t size
     return out;
 }
 
-/* The character that begins here, and how many bytes it takes; 0 where it is not UTF-8 (RFC 3629, section 4). */
+/* Decodes the character that begins here; returns its length in bytes, 0 if it is not UTF-8 (RFC 3629, section 4). */
 static inline int walex_decode(const uint8_t *text, size_t size, uint32_t *code) {
     static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
     uint8_t byte = text[0];
@@ -127,7 +127,7 @@ static inline int walex_decode(const uint8_t *text, size_t size, uint32_t *code)
 
 /* The inside of a JSON string as json.dumps writes it: ASCII only. */
 
-/* How long it is; -1 where the text is not UTF-8. */
+/* Its size; -1 if the text is not UTF-8. */
 static inline ptrdiff_t walex_ascii_size(const uint8_t *text, size_t size) {
     size_t written = 0;
     for (size_t at = 0; at < size; at++) {
@@ -151,7 +151,7 @@ static inline char *walex_write_ascii(char *out, const uint8_t *text, size_t siz
     for (size_t at = 0; at < size; at++) {
         uint8_t byte = text[at];
         if (byte >= 0x20 && byte < 0x7F) {
-            /* Without a branch: half of an event's text are quotes, at places that nobody can foretell. */
+            /* Without a branch: an event's text is full of quotes, at places that the processor can't predict. */
             int escaped = byte == '"' || byte == '\\';
             *out = '\\';
             out += escaped;

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from kombu.compression import compress
 from kombu.serialization import dumps
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
+from walex_celery._speedups.contract import Renders as Renders
 from walex_celery.broker import sentinels
 from walex_celery.broker.collect import Message
 
@@ -28,13 +29,6 @@ KEPT = 1000
 def wire_argument(value: bytes) -> dict[str, str]:
     """Return the task's one argument: kombu's tagged form of an Event, whose value is JSON text."""
     return {"__type__": "walex.event", "__value__": value.decode()}
-
-
-class Renders(Protocol):
-    """A body: in Python, or compiled."""
-
-    def render(self, value: bytes, head: bytes = b"") -> bytes:
-        """Return the finished body of ``value``, which begins with ``head``; the same object for the same ``value``."""
 
 
 class Body:
@@ -65,17 +59,13 @@ class Bodies:
 
     Args:
         finish: makes what the transport wants of a body.
-        frame: of a frame, what stands before its size; for the compiled part, which makes frames and base64 by itself.
-        compiled: whether the compiled part makes those that it can.
+        frame: of a frame, what stands before its size; ``None`` if *finish* makes base64.
     """
 
-    def __init__(
-        self, finish: Finish, frame: bytes | None = None, *, compiled: bool = native.COMPILED
-    ) -> None:
+    def __init__(self, finish: Finish, frame: bytes | None = None) -> None:
         self._bodies: dict[tuple[Any, ...], Renders] = {}
         self._finish = finish
         self._frame = frame
-        self.compiled = compiled
 
     def of(self, message: Message) -> Renders:
         """Return the body of a message that was captured with the sentinel value."""
@@ -88,10 +78,7 @@ class Bodies:
         pieces = _json_pieces(message)
         if pieces is None:
             return Body(_kombu_encoder(message), self._finish)
-        if self.compiled:
-            body: Renders = native.messages.JsonBody(*pieces, KEPT, self._frame)
-            return body
-        return Body(_json_encoder(*pieces), self._finish)
+        return speedups.json_body(Body(_json_encoder(*pieces), self._finish), *pieces, KEPT, self._frame)
 
 
 def bytes_of(body: str | bytes) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 from kombu.utils.json import dumps, loads
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 from walex_celery.broker import sentinels
 from walex_celery.broker.body import KEPT, Bodies, Finish, Renders, ascii_string
 from walex_celery.broker.collect import Message
@@ -39,8 +39,6 @@ class EnvelopeTemplate:
         before: bytes,
         after: bytes,
         end: bytes,
-        *,
-        compiled: bool,
     ) -> None:
         task_id = dumps(sentinels.TASK_ID).encode()
         self._lane = lane
@@ -51,18 +49,16 @@ class EnvelopeTemplate:
         self._end = end
         self._tags = delivery_tags()
         #: Makes the envelope of one task.
-        self.fill: Template = self.fill_plainly
-        if compiled:
-            self.fill = native.messages.Envelopes(
-                self.fill_plainly,
-                lane,
-                body,
-                start,
-                self._before_argsrepr,
-                self._after_argsrepr,
-                end,
-                len(sentinels.TASK_ID),
-            ).fill
+        self.fill: Template = speedups.envelope(
+            self.fill_plainly,
+            lane,
+            body,
+            start,
+            self._before_argsrepr,
+            self._after_argsrepr,
+            end,
+            len(sentinels.TASK_ID),
+        )
 
     @classmethod
     def of(cls, message: Message, item: Item, bodies: Bodies) -> EnvelopeTemplate | None:
@@ -80,7 +76,7 @@ class EnvelopeTemplate:
             pieces.append(before)
             rest = afters[0]
         start, before, after = pieces
-        return cls(item[0], bodies.of(message), start, before, after, rest, compiled=bodies.compiled)
+        return cls(item[0], bodies.of(message), start, before, after, rest)
 
     def fill_plainly(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item:
         """Return the envelope of one task."""

@@ -11,7 +11,7 @@ from typing import Any
 from amqp.basic_message import Message as AmqpMessage
 from amqp.serialization import dumps
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 from walex_celery.broker import sentinels
 from walex_celery.broker.body import Bodies, Renders, bytes_of
 from walex_celery.broker.collect import Message
@@ -108,8 +108,6 @@ class FramesTemplate:
         message: Message,
         table_at: int,
         pieces: tuple[bytes, bytes],
-        *,
-        compiled: bool,
     ) -> None:
         before, after = pieces
         task_id = sentinels.TASK_ID.encode()
@@ -126,21 +124,19 @@ class FramesTemplate:
         self._after_argsrepr = after.split(task_id)
         self._size = CONTENT_HEADER.size + len(before) + len(after)
         #: Makes the frames of one task.
-        self.fill: Template = self.fill_plainly
-        if compiled:
-            self.fill = native.messages.Frames(
-                self.fill_plainly,
-                lane,
-                body,
-                self._method + FRAME.pack(HEADER, CHANNEL, 0)[:3],
-                CONTENT_HEADER.pack(BASIC, 0, 0)[:4],
-                self._head,
-                self._before_argsrepr,
-                self._after_argsrepr,
-                self._table_size,
-                self._size,
-                self._id_size,
-            ).fill
+        self.fill: Template = speedups.frames(
+            self.fill_plainly,
+            lane,
+            body,
+            self._method + FRAME.pack(HEADER, CHANNEL, 0)[:3],
+            CONTENT_HEADER.pack(BASIC, 0, 0)[:4],
+            self._head,
+            self._before_argsrepr,
+            self._after_argsrepr,
+            self._table_size,
+            self._size,
+            self._id_size,
+        )
 
     @classmethod
     def of(cls, lane: Lane, message: Message, bodies: Bodies) -> FramesTemplate | None:
@@ -152,14 +148,7 @@ class FramesTemplate:
         table_at = 2  # the flags; then two short strings: a byte of length and the text
         for _ in ("content type", "content encoding"):
             table_at += 1 + before[table_at]
-        return cls(
-            lane,
-            bodies.of(message),
-            message,
-            table_at,
-            (before, after),
-            compiled=bodies.compiled,
-        )
+        return cls(lane, bodies.of(message), message, table_at, (before, after))
 
     def fill_plainly(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item | None:
         """Return the frames of one task, or None for an id that is not as long as a UUID."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 
 
 def packed_plainly(commands: Iterable[tuple[Any, ...]]) -> bytes:
@@ -18,9 +18,9 @@ def packed_plainly(commands: Iterable[tuple[Any, ...]]) -> bytes:
         parts.append(b"*%d\r\n" % len(command))
         for argument in command:
             if not isinstance(argument, bytes):
-                argument = str(argument).encode()  # noqa: PLW2901 - the loop's own business
+                argument = str(argument).encode()  # noqa: PLW2901
             parts += (b"$%d\r\n" % len(argument), argument, b"\r\n")
     return b"".join(parts)
 
 
-packed = native.messages.packed if native.COMPILED else packed_plainly
+packed = speedups.packed(packed_plainly)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from walex_celery._speedups import speedups
 from walex_celery.events.event import (
     Change,
     Event,
@@ -20,9 +21,18 @@ from walex_celery.events.event import (
     printable,
     short,
 )
-from walex_celery.events.record import UNCHANGED, Awkward, Cell, Record, Shape, json_string, text_of_cell
+from walex_celery.events.record import (
+    MAX_NESTING,
+    UNCHANGED,
+    Awkward,
+    Cell,
+    Record,
+    Shape,
+    json_string,
+    text_of_cell,
+)
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.pgoutput import timestamp
+from walex_celery.postgres.pgoutput import EARLIEST, LATEST, timestamp
 
 _encode = msgspec.json.Encoder().encode
 
@@ -41,7 +51,7 @@ class Context:
     # Most transactions are of one event: what not each needs is made when asked for (tasks need no datetime, batch
     # handlers no JSON).
     if not TYPE_CHECKING:
-        __slots__ = ()  # the fields are in the subclasses: Python's, or compiled
+        __slots__ = ()  # the fields are those of the subclasses: Python's, or compiled
 
     position: int
     microseconds: int
@@ -93,7 +103,7 @@ class Context:
 
 
 class PlainContext(Context):
-    """A context whose fields are Python's; :mod:`walex_celery._speedups.compiled` has others."""
+    """A context with Python's fields; :data:`new_context` makes those in use."""
 
     __slots__ = ("_chunk", "_info", "_xid", "last", "lsn", "microseconds", "position", "tail")
 
@@ -102,6 +112,9 @@ class PlainContext(Context):
         self._chunk = -1
         self.lsn = ""
         self.tail = b""
+
+
+new_context = speedups.context(Context, PlainContext, earliest=EARLIEST, latest=LATEST)
 
 
 def _timestamp_text(microseconds: int) -> bytes:
@@ -118,7 +131,7 @@ def _second_text(seconds: int) -> bytes:
 class RowSource:
     """What is the same for all events of a relation.
 
-    ``form`` is the compiled part's own, made when it first needs it.
+    ``form`` belongs to the compiled part, which makes it when it first needs it.
     """
 
     __slots__ = ("_heads", "form", "key_numbers", "shape", "source")
@@ -283,7 +296,7 @@ class RowEvent(Event):
 
 
 class PlainRowEvent(RowEvent):
-    """A row's event whose fields are Python's; :mod:`walex_celery._speedups.compiled` has others."""
+    """A row's event with Python's fields; :data:`new_row_event` makes those in use."""
 
     __slots__ = ("_context", "_new", "_old", "_old_is_whole", "_row_source", "index", "type")
 
@@ -304,6 +317,9 @@ class PlainRowEvent(RowEvent):
         self._new = new
         self._old = old
         self._old_is_whole = old_is_whole
+
+
+new_row_event = speedups.row_event(RowEvent, PlainRowEvent, unchanged=UNCHANGED, max_nesting=MAX_NESTING)
 
 
 class PlainEvent(Event):

@@ -9,10 +9,10 @@ from typing import Any
 
 from rich.text import Text
 
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.events.event import Event, printable, short
 from walex_celery.filters import ALL_TABLES, Filters
 from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.pipeline.assembler import new_assembler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
@@ -47,7 +47,7 @@ def tail(
     finally:
         connection.close()
     planner = Planner(settings, [_everything("on_event"), _everything("on_message")], catalog)
-    assembler = Assembler(planner.plan, planner.message_plan, planner.message_source(), catalog.announce)
+    assembler = new_assembler(planner.plan, planner.message_plan, planner.message_source(), catalog.announce)
     stream = ReplicationStream(settings, server)
     try:
         stream.create_slot()

@@ -12,10 +12,18 @@ from datetime import UTC, datetime, timedelta
 from struct import error as StructError
 from typing import Final, NamedTuple
 
+from walex_celery._speedups import speedups
 from walex_celery.errors import DecodeError
 from walex_celery.events.event import Event, EventType, Source, TransactionInfo
 from walex_celery.events.record import UNCHANGED, Cell
-from walex_celery.events.row_event import Context, PlainContext, PlainEvent, PlainRowEvent
+from walex_celery.events.row_event import (
+    Context,
+    PlainContext,
+    PlainEvent,
+    PlainRowEvent,
+    new_context,
+    new_row_event,
+)
 from walex_celery.handlers.registry import Route
 from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
 from walex_celery.postgres import pgoutput
@@ -63,6 +71,8 @@ class Chunk(NamedTuple):
 
 class Assembler:
     """The open transaction of a replication stream; :meth:`feed` it with payloads, in order.
+
+    :data:`new_assembler` makes one: compiled, where it can be.
 
     Args:
         plan: called with each Relation message; ``None`` means that nobody wants the table.
@@ -388,3 +398,8 @@ class Assembler:
     def _origin(self, payload: bytes) -> None:
         # Not told to handlers; decoded so that rubbish in its place is noticed.
         pgoutput.decode(payload)
+
+
+new_assembler = speedups.assembler(
+    Assembler, context=new_context, row_event=new_row_event, routed_event=RoutedEvent, chunk=Chunk
+)

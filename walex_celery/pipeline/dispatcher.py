@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from celery import Celery
 
-from walex_celery import _speedups as native
 from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.events.event import Event
@@ -22,6 +21,7 @@ from walex_celery.handlers.registry import Handler, Route, resolve_functions
 from walex_celery.pipeline.assembler import Chunk, RoutedEvent
 from walex_celery.pipeline.enqueued import Enqueued
 from walex_celery.pipeline.handler_runner import HandlerRunner
+from walex_celery.pipeline.task_messages import make_tasks
 from walex_celery.postgres.timeline import Timelines
 from walex_celery.telemetry.activity import Activity
 from walex_celery.telemetry.statistics import Statistics, TaskTally
@@ -150,12 +150,9 @@ class Dispatcher:
     def _add_tasks(self, chunk: Chunk) -> None:
         routed, lsn = chunk.routed, chunk.context.position
         salt = self._salt if lsn >= self._since else timeline_salt(self._timelines.of(lsn))
-        if not native.COMPILED:
-            self._add_tasks_of(routed, lsn, salt)
-            return
         at = 0
         while True:
-            at, items, size = native.messages.make_tasks(routed, at, lsn, salt)
+            at, items, size = make_tasks(routed, at, lsn, salt)
             if items:
                 self._publisher.extend(items, size)
                 self.statistics.tasks += len(items)

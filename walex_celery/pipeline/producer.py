@@ -16,7 +16,6 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from walex_celery._speedups.compiled import Assembler
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
 from walex_celery.errors import (
@@ -26,7 +25,7 @@ from walex_celery.errors import (
     WalExError,
 )
 from walex_celery.handlers.registry import Route
-from walex_celery.pipeline.assembler import Chunk
+from walex_celery.pipeline.assembler import Assembler, Chunk, new_assembler
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.dispatcher import Dispatcher
 from walex_celery.pipeline.handler_runner import HandlerRunner, Stopped
@@ -296,7 +295,7 @@ class Producer:
             stream.wake()
 
     def _new_assembler(self) -> Assembler:
-        return Assembler(
+        return new_assembler(
             self._plan,
             self._message_plan,
             self._planner.message_source(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from celery import Celery
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 from walex_celery.broker import TaskTarget, durability
 from walex_celery.errors import WalExError
 from walex_celery.handlers.policies import Halt, OnError
@@ -59,10 +59,10 @@ def tell_start(
         about = {"handler": handler.name, "table": str(handler.table or handler.prefix or "all")}
         logger.info("%s -> %s%s", handler.registration, handler.name, told, extra=about)
     logger.info("broker %s", broker)
-    if native.COMPILED:
+    if speedups.compiled:
         logger.info("the compiled part is used")
     else:
-        logger.info("all in Python, a third as fast as with the compiled part: %s", native.absence)
+        logger.info("all in Python, a third as fast as with the compiled part: %s", speedups.absence)
     for handler in handlers:
         if handler.table is not None and not settings.subscribes_to(handler.table):
             logger.warning(

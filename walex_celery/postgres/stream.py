@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 from psycopg2 import sql
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 from walex_celery.errors import PostgresUnavailable, WalExError
 from walex_celery.postgres.cluster import identify
 from walex_celery.postgres.connection import connect_replication, explain_error
@@ -79,17 +79,7 @@ def read_slice_plainly(
     explicit: int,
     stop_at_boundary: bool,
 ) -> tuple[list[Any], int, int, bool]:
-    """The fields of a :class:`Slice`.
-
-    Args:
-        read_message: of psycopg2's cursor.
-        message_type: :class:`StreamMessage`, or ``None`` for the payloads alone.
-        count: of messages, at the most.
-        size_limit: no further message once they have more bytes than this.
-        pending: whether a whole transaction has been read that is not confirmed yet.
-        explicit: the position that was acknowledged last.
-        stop_at_boundary: read nothing beyond a transaction's end.
-    """
+    """Return the fields of a :class:`Slice`; see :class:`~walex_celery._speedups.contract.ReadSlice`."""
     messages: list[Any] = []
     new_tuple = tuple.__new__
     size = lsn = 0
@@ -113,7 +103,7 @@ def read_slice_plainly(
     return messages, lsn, size, False
 
 
-read_slice = native.feeding.read_slice if native.COMPILED else read_slice_plainly
+read_slice = speedups.read_slice(read_slice_plainly)
 
 
 class ReplicationStream:

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-from walex_celery import _speedups as native
+from walex_celery._speedups import speedups
 from walex_celery.filters import Table
 from walex_celery.operations.monitor.observer import Observer
 from walex_celery.pipeline.producer import Producer
@@ -104,7 +104,7 @@ def _process(producer: Producer, observer: Observer) -> Iterator[Metric]:
     labels = [_NAME, "version", "celery_version", "python_version", "compiled"]
     build = GaugeMetricFamily("walex_build_info", "What runs, in its labels; always 1.", labels=labels)
     versions = [version("walex-celery"), celery.__version__, platform.python_version()]
-    build.add_metric([_instance(producer), *versions, str(native.COMPILED).lower()], 1)
+    build.add_metric([_instance(producer), *versions, str(speedups.compiled).lower()], 1)
     yield build
     yield from _gauge(
         producer,
