@@ -102,19 +102,6 @@ class Assembler:
         self._chunk_bytes = CHUNK_BYTES
         self._context = self._new_context()
         self._routed: list[RoutedEvent] = []
-        # By first byte, so that a message costs one lookup and one call.
-        self._readers: dict[int, Callable[[bytes], Chunk | None]] = {
-            pgoutput.INSERT: self._insert,
-            pgoutput.UPDATE: self._update,
-            pgoutput.DELETE: self._delete,
-            pgoutput.BEGIN: self._on_begin,
-            pgoutput.COMMIT: self._on_commit,
-            pgoutput.RELATION: self._relation,
-            pgoutput.TRUNCATE: self._truncate,
-            pgoutput.MESSAGE: self._message,
-            pgoutput.TYPE: self._type,
-            pgoutput.ORIGIN: self._origin,
-        }
 
     @property
     def in_transaction(self) -> bool:
@@ -142,12 +129,12 @@ class Assembler:
             DecodeError: for bytes that are not a pgoutput message, or for one that can't stand here.
         """
         try:
-            reader = self._readers[payload[0]]
+            reader = _READERS[payload[0]]
         except (IndexError, KeyError):
             pgoutput.decode(payload)
             raise
         try:
-            return reader(payload)
+            return reader(self, payload)
         except (IndexError, StructError) as error:
             raise DecodeError(f"{chr(payload[0])!r} message cut short after {len(payload)} bytes") from error
 
@@ -395,6 +382,20 @@ class Assembler:
         # Not told to handlers; decoded so that rubbish in its place is noticed.
         pgoutput.decode(payload)
 
+
+#: By first byte, so that a message costs one lookup and one call.
+_READERS: Final[dict[int, Callable[[Assembler, bytes], Chunk | None]]] = {
+    pgoutput.INSERT: Assembler._insert,
+    pgoutput.UPDATE: Assembler._update,
+    pgoutput.DELETE: Assembler._delete,
+    pgoutput.BEGIN: Assembler._on_begin,
+    pgoutput.COMMIT: Assembler._on_commit,
+    pgoutput.RELATION: Assembler._relation,
+    pgoutput.TRUNCATE: Assembler._truncate,
+    pgoutput.MESSAGE: Assembler._message,
+    pgoutput.TYPE: Assembler._type,
+    pgoutput.ORIGIN: Assembler._origin,
+}
 
 new_assembler = speedups.assembler(
     Assembler, context=new_context, row_event=new_row_event, routed_event=RoutedEvent, chunk=Chunk

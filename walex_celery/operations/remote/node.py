@@ -58,24 +58,6 @@ def check_remote_key(action: str, key: str) -> None:
         )
 
 
-<<<<<<< HEAD
-=======
-def open_link(app: Celery, timeout_seconds: float) -> Link:
-    """A connection to the broker for remote control, with *timeout_seconds* to connect and to wait."""
-    link = Link(app, timeout_seconds)
-    if link.driver_name != "redis":
-        return link
-    # The default is no timeout.
-    return Link(
-        app,
-        timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        socket_keepalive=True,
-    )
-
-
->>>>>>> main
 class RemoteNode(Node):
     """A node of the mailbox that is not a worker: it ignores what is not meant for it.
 

@@ -105,7 +105,9 @@ class Segment:
         try:
             descriptor = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            raise SpoolError(f"{path} is missing: see 'A damaged spool' in docs/operations/spool.md") from None
+            raise SpoolError(
+                f"{path} is missing: see 'A damaged spool' in docs/operations/spool.md"
+            ) from None
         try:
             size = os.fstat(descriptor).st_size
             if size < _PREAMBLE.size:
