@@ -53,8 +53,8 @@ def test_the_quick_start_works_as_printed(database: Database, redis_url: str, tm
             )
             assert "1 new users" in producer.log()
             assert "Welcome, Ada " in worker.log()
-            told = "{'id': 1} {'name': Change(new_value='Ada Lovelace', old_value='Ada')"
-            assert told in worker.log()
+            change = "{'id': 1} {'name': Change(new_value='Ada Lovelace', old_value='Ada')"
+            assert change in worker.log()
     finally:
         database.execute("SELECT pg_drop_replication_slot('shop_walex')")
         database.execute("DROP ROLE walex")
@@ -66,16 +66,16 @@ def test_the_other_python_blocks_run() -> None:
 
 
 def test_the_settings_table_is_the_settings() -> None:
-    told = dict(re.findall(r"^\| `(\w+)` \| `(WALEX_\w+)` \|", README, re.M))
-    assert told == {name: f"WALEX_{name.upper()}" for name in WalExSettings.model_fields}
+    documented = dict(re.findall(r"^\| `(\w+)` \| `(WALEX_\w+)` \|", README, re.M))
+    assert documented == {name: f"WALEX_{name.upper()}" for name in WalExSettings.model_fields}
     defaults = dict(re.findall(r"^\| `(\w+)` \| `WALEX_\w+` \| `([^`]+)` \|", README, re.M))
     for name, default in defaults.items():
         assert str(WalExSettings.model_fields[name].default).lower() == default
 
 
 def test_the_exit_codes_are_the_commands() -> None:
-    told = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.M)}
-    assert told == {value for name, value in vars(cli).items() if name.startswith("EXIT_")}
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", README, re.M)}
+    assert codes == {value for name, value in vars(cli).items() if name.startswith("EXIT_")}
 
 
 def test_its_links_lead_somewhere() -> None:

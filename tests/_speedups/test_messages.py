@@ -205,7 +205,7 @@ def test_the_same_tasks_of_a_chunk(app: Celery, timeline: int, monkeypatch: pyte
                 statistics.events,
                 both.dispatcher.statistics.task("shop.first").count,
             )
-            told.append(([(task.task, task.id, task.told, task.body) for task in sent], counted))
+            told.append(([(task.task, task.id, task.argsrepr, task.body) for task in sent], counted))
             both.publisher.close()
     finally:
         signals.before_task_publish.disconnect(listen, sender="shop.second")

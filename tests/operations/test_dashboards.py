@@ -189,6 +189,6 @@ def test_no_two_panels_lie_over_each_other() -> None:
 def test_the_documentation_lists_each_metric(scraped: dict[str, set[str]]) -> None:
     text = (DOCS / "operations.md").read_text()
     section = text[text.index("## Metrics") : text.index("## Health")]
-    told = set(re.findall(r"`(walex_\w+)`", section))
+    documented = set(re.findall(r"`(walex_\w+)`", section))
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in scraped if name.startswith("walex_")}
-    assert told == families
+    assert documented == families
