@@ -58,7 +58,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _celery_leaves_no_trace() -> Iterator[None]:
     """What Celery keeps for the whole process ends with the test that caused it.
 
-    Every task of every application is made anew in each later application (two of one name are an error), and
+    Every task of every application is made again in each later application (two of one name are an error), and
     a worker sets the level of the root logger for good.
     """
     finalizers: set[object] = celery_state._on_app_finalizers  # type: ignore[attr-defined]

@@ -91,5 +91,5 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-# Whoever imports this package gets an Event where a task's message has one.
+# A process that imports this package gets an Event where a task's message has one.
 _register()

@@ -270,7 +270,7 @@ def test_the_same_tasks_of_a_chunk(app: Celery, timeline: int, monkeypatch: pyte
                 statistics.events,
                 both.dispatcher.statistics.task("shop.first").count,
             )
-            outcomes.append(([(task.task, task.id, task.told, task.body) for task in sent], counted))
+            outcomes.append(([(task.task, task.id, task.argsrepr, task.body) for task in sent], counted))
             both.publisher.close()
     finally:
         signals.before_task_publish.disconnect(listen, sender="shop.second")

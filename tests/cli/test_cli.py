@@ -132,12 +132,12 @@ def test_a_signal_ends_the_producer_well(number: signal.Signals, shop: Shop) -> 
 
     assert f"{number.name}: finishing the current batch" in command.log
     assert "is acknowledged" in command.log
-    for told in (
+    for part in (
         shop.slot,
         "publication events; subscribed to users",
         "on_insert(users) -> shop_app.inserted",
     ):
-        assert told in command.log
+        assert part in command.log
     assert shop.database.server.password not in command.log
 
 
@@ -164,7 +164,7 @@ def test_a_keyword_of_the_module_wins_over_the_environment(shop: Shop) -> None:
         command.until("publication events")
 
 
-def test_a_missing_publication_is_78_with_its_mend(shop: Shop) -> None:
+def test_a_missing_publication_is_78_with_its_fix(shop: Shop) -> None:
     shop.database.execute("DROP PUBLICATION events")
 
     command = shop.run("producer")

@@ -94,8 +94,8 @@ def ids(walex: WalEx) -> list[str]:
 
 
 def test_list_shows_what_failed_and_no_row_data(walex: WalEx) -> None:
-    told = run(walex, "list").output
-    lines = told.splitlines()
+    output = run(walex, "list").output
+    lines = output.splitlines()
     assert lines[0].split()[0] == "id"
     assert [line.split()[0] for line in lines[1:3]] == ids(walex)
     assert "tests.dead_letters.test_commands.fragile" in lines[1]
@@ -105,7 +105,7 @@ def test_list_shows_what_failed_and_no_row_data(walex: WalEx) -> None:
     first = json.loads(as_json.splitlines()[0])
     assert (first["event_count"], first["tables"], first["tries"]) == (2, ["users"], 1)
     for text in ("Ada", "ada@example.com"):
-        assert text not in told + as_json
+        assert text not in output + as_json
 
 
 def test_list_can_be_narrowed(walex: WalEx) -> None:
@@ -117,11 +117,11 @@ def test_list_can_be_narrowed(walex: WalEx) -> None:
 
 def test_show_tells_the_error_and_the_events_when_asked(walex: WalEx) -> None:
     first = ids(walex)[0]
-    told = run(walex, "show", first).output
-    assert f"stored in:    table walex.dead_letters of {walex.settings.address()}" in told
-    assert "fragile on_insert(users)" in told
-    assert "ValueError: ada@example.com is taken" in told
-    assert "Grace" not in told
+    output = run(walex, "show", first).output
+    assert f"stored in:    table walex.dead_letters of {walex.settings.address()}" in output
+    assert "fragile on_insert(users)" in output
+    assert "ValueError: ada@example.com is taken" in output
+    assert "Grace" not in output
     events = [
         json.loads(line)
         for line in run(walex, "show", "--events", first).output.splitlines()

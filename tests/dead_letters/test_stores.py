@@ -33,7 +33,7 @@ def opening(database: Database) -> Opens:
 
 @pytest.fixture(params=["postgres", "sqlite"])
 def opens(request: pytest.FixtureRequest, tmp_path: Path) -> Opens:
-    """Opens the store anew each time."""
+    """Opens the store each time."""
     if request.param == "sqlite":
         return lambda instance="shop": SqliteStore(tmp_path / "state" / "letters.sqlite3", instance)
     database: Database = request.getfixturevalue("database")
@@ -221,7 +221,7 @@ def test_looking_makes_no_file(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_that_can_t_be_is_told_with_the_mend(tmp_path: Path) -> None:
+def test_a_file_that_can_t_be_is_an_error_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigurationError, match=r"fix: set dead_letters="):
         SqliteStore(tmp_path / "file" / "letters.sqlite3", "shop").prepare()

@@ -81,15 +81,15 @@ def test_each_celery_command_and_its_options_exist(name: str) -> None:
     words = [word for word in CELERY[name][1:] if not word.startswith("--")]
     options = [word.partition("=")[0] for word in CELERY[name][1:] if word.startswith("--")]
 
-    told = _run(sys.executable, "-m", "celery", *words, "--help")
+    help_text = _run(sys.executable, "-m", "celery", *words, "--help")
 
-    assert all(option in told for option in options)
+    assert all(option in help_text for option in options)
 
 
 def test_the_load_generator_takes_its_options() -> None:
     program, *arguments = SERVICES["load"]["command"][1:]
-    told = _run(sys.executable, program, "--help")
-    assert all(argument.partition("=")[0] in told for argument in arguments)
+    help_text = _run(sys.executable, program, "--help")
+    assert all(argument.partition("=")[0] in help_text for argument in arguments)
 
 
 def test_the_producer_s_health_check_asks_the_port_that_it_opens() -> None:

@@ -24,15 +24,15 @@ def load(shop: Shop, report: Path, seed: int) -> dict[str, Any]:
 def test_its_report_is_what_the_database_tells(shop: Shop, tmp_path: Path) -> None:
     with shop.following() as events:
         made = load(shop, tmp_path / "made.json", 7)
-        # The last transaction may have changed nothing but an unwatched field; it is told all the same.
+        # The last transaction may have changed nothing but an unwatched field; it is an event all the same.
         expected = sum(sum(made[table].values()) for table in TABLES)
         wait_until(lambda: len(events) >= expected)
 
     assert made["transactions"] == 120
-    told = {table: {kind: 0 for kind in ("insert", "update", "delete")} for table in TABLES}
+    counts = {table: {kind: 0 for kind in ("insert", "update", "delete")} for table in TABLES}
     for event in events:
-        told[event.name][event.type] += 1
-    assert told == {table: made[table] for table in TABLES}
+        counts[event.name][event.type] += 1
+    assert counts == {table: made[table] for table in TABLES}
     for table, name in TABLES.items():
         [(rows,)] = shop.database.execute(f"SELECT count(*) FROM {name}")
         assert rows == made[table]["insert"] - made[table]["delete"]

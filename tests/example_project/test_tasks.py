@@ -52,9 +52,9 @@ def test_the_search_index_shows_the_newest_change_whatever_the_order(shop: Shop)
     events = shop.events_of(ADA, "UPDATE users SET name = 'Ada L.' WHERE id = 1")
     made, renamed = ((event, str(uuid4())) for event in events)
 
-    told = [deliver(index_user, event, task_id) for event, task_id in (renamed, made, renamed)]
+    results = [deliver(index_user, event, task_id) for event, task_id in (renamed, made, renamed)]
 
-    assert told == ["user:1 put into the index", "user:1: the index is newer", "user:1 was indexed before"]
+    assert results == ["user:1 put into the index", "user:1: the index is newer", "user:1 was indexed before"]
     assert shop.database.execute("SELECT document->>'name' FROM search_index") == [("Ada L.",)]
 
 
@@ -83,8 +83,8 @@ def test_a_redelivered_change_forgets_its_page_and_counts_once(shop: Shop) -> No
 
     with Redis.from_url(shop.cache_url) as cache:
         cache.set(page_key(7), "page")
-        told = [deliver(forget_order_page, event, "the-id") for _ in range(2)]
+        results = [deliver(forget_order_page, event, "the-id") for _ in range(2)]
 
-        assert told == ["page of order 7 removed", "page of order 7 was not cached"]
+        assert results == ["page of order 7 removed", "page of order 7 was not cached"]
         assert cache.exists(page_key(7)) == 0
         assert cache.scard(INVALIDATED) == 1

@@ -76,7 +76,7 @@ def calls(folder: Path, table: str) -> list[Call]:
     path = folder / f"{table}.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
     return [
-        Call(pid, lsn, at, called, [(index, Change(table, *told)) for index, *told in events])
+        Call(pid, lsn, at, called, [(index, Change(table, *change)) for index, *change in events])
         for pid, lsn, at, called, events in map(json.loads, lines)
     ]
 
@@ -86,9 +86,9 @@ def positions(
 ) -> dict[tuple[int, int], list[tuple[int, Change]]]:
     """The expected events by LSN: index and change, in order; by (LSN, index) each change is in one place."""
     where: dict[Change, tuple[int, int]] = {}
-    told = [(run.change, (run.lsn, run.place)) for run in ran]
-    told += [(change, (call.lsn, index)) for call in called for index, change in call.events]
-    for change, place in told:
+    seen = [(run.change, (run.lsn, run.place)) for run in ran]
+    seen += [(change, (call.lsn, index)) for call in called for index, change in call.events]
+    for change, place in seen:
         assert where.setdefault(change, place) == place, f"{change} came as {where[change]} and as {place}"
     found = {}
     for transaction, changes in expected.transactions.items():

@@ -16,7 +16,7 @@ ROOT: Final = Path(__file__).parents[2]
 
 
 class EndedByItself(AssertionError):
-    """A process ended that nobody had killed."""
+    """A process ended by itself."""
 
 
 class Managed:

@@ -1,4 +1,4 @@
-"""Which fault comes when: told by a seed alone."""
+"""Which fault comes when: a seed alone decides."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def soak(variant: Variant, seed: int, seconds: float, records: Database, *, even
     """
     print(f"soak: {variant}, seed {seed}", flush=True)
     struck: list[tuple[Strike, float]] = []
-    with told(variant, seed, seconds, struck, evenly=evenly), running(variant, seed, records) as world:
+    with explained(variant, seed, seconds, struck, evenly=evenly), running(variant, seed, records) as world:
         began = time.monotonic()
         for burst in bursts(seed, possible(world, evenly=evenly)):
             for strike in burst:
@@ -95,7 +95,7 @@ def soak(variant: Variant, seed: int, seconds: float, records: Database, *, even
 
 
 @contextmanager
-def told(
+def explained(
     variant: Variant, seed: int, seconds: float, struck: list[tuple[Strike, float]], *, evenly: bool
 ) -> Iterator[None]:
     """Print what repeats a soak that fails."""

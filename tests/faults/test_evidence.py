@@ -52,7 +52,7 @@ def test_tasks_that_are_not_right(ran: list[Run], said: str) -> None:
         evidence.check_tasks(EXPECTED, ran, set())
 
 
-def test_calls_that_go_on_begin_anew_or_are_taken_over() -> None:
+def test_calls_that_go_on_begin_again_or_are_taken_over() -> None:
     assert order(call(1, A, B), call(1, C), call(1, D), call(1, E)) == (4, 0, 0)
     assert order(call(1, A, B), call(1, C), call(1, C), call(1, D, E)) == (4, 1, 0)
     assert order(call(1, A, B), call(2, C), call(1, D, E)) == (3, 0, 0)

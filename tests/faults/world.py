@@ -90,7 +90,7 @@ class World:
     workers: list[Managed]
     writers: list[Writer]
     footprint: Footprint
-    #: Processes that nobody killed, and that were started again.
+    #: Processes that ended by themselves, and were started again.
     mourned: list[str] = field(default_factory=list)
 
     @property
@@ -116,7 +116,7 @@ class World:
             self.mourned.append(str(error))
 
     def confirmed(self) -> Lsn:
-        """What the slot has been told that it may forget."""
+        """What the slot may forget."""
         ((lsn,),) = self.database.execute(
             "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [SLOT]
         )

@@ -126,6 +126,6 @@ class Reader:
 
 def _everything(kind: str) -> Handler:
     def batch(events: list[Event]) -> Any:
-        raise AssertionError("nobody calls it")
+        raise AssertionError("it is never called")
 
     return Handler(kind, None, None, Filters(), (), batch, __name__)

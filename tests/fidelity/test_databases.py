@@ -194,7 +194,7 @@ def test_other_defaults_of_the_session(shadow: Shadow, where: str) -> None:
 
 
 def test_a_role_that_may_only_replicate(shadow: Shadow) -> None:
-    """Types and keys are told to a role that may read no table."""
+    """A role that may read no table gets types and keys."""
     shadow.execute(
         "CREATE TYPE mood AS ENUM ('sad')", "CREATE TABLE t (id int PRIMARY KEY, m mood)",
         "ALTER TABLE t REPLICA IDENTITY FULL", "CREATE PUBLICATION p FOR ALL TABLES",

@@ -95,7 +95,7 @@ def test_a_row_that_comes_to_match_has_what_postgres_sends(
 
 
 def test_several_publications_of_a_table(shadow: Shadow, needs_postgres: Needs) -> None:
-    """Row filters are joined by OR; different column lists are Postgres' error, told as one."""
+    """Row filters are joined by OR; different column lists are an error of Postgres', and of ours."""
     needs_postgres(15)
     shadow.define("CREATE TABLE t (id int PRIMARY KEY, a text, b text)")
     shadow.execute("CREATE PUBLICATION others FOR TABLE t WHERE (id < 5)")

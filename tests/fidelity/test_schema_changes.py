@@ -26,7 +26,7 @@ def steps(request: pytest.FixtureRequest, shadow: Shadow) -> Steps:
 
     def run(*statements: str | tuple[str]) -> list[Event]:
         shadow.start()
-        told: list[Event] = []
+        replayed: list[Event] = []
         done: list[str | tuple[str]] = []
         for statement in statements:
             text = statement if isinstance(statement, str) else statement[0]
@@ -36,8 +36,8 @@ def steps(request: pytest.FixtureRequest, shadow: Shadow) -> Steps:
                 shadow.execute("SELECT pg_logical_emit_message(true, 'ddl', '')")
                 done.append(statement)
             if request.param == "live":
-                told += replay(shadow.read(), done)
-        return told + replay(shadow.read(), done)
+                replayed += replay(shadow.read(), done)
+        return replayed + replay(shadow.read(), done)
 
     def replay(events: list[Event], ddl: list[Any]) -> list[Event]:
         for event in events:

@@ -27,7 +27,7 @@ BEGIN, END = (
 
 INSERT = "INSERT INTO users (id, email) VALUES (1, 'ada@example.com')"
 
-# A queue that nobody consumes, filters that need old values, and settings from the environment.
+# A queue without consumers, filters that need old values, and settings from the environment.
 SHOP = """
     import os
     from celery import Celery
@@ -168,8 +168,8 @@ def test_following_the_doctor_leads_to_an_event_in_a_worker(newcomer: Newcomer) 
         "[mails@...] a task ran: insert of ada@example.com\n```\n"
     )
 
-    told = DOCS.read_text()
-    before, begin, rest = told.partition(BEGIN)
+    page = DOCS.read_text()
+    before, begin, rest = page.partition(BEGIN)
     transcript, end, after = rest.partition(END)
     if os.environ.get("WALEX_UPDATE_DOCS"):
         DOCS.write_text(before + begin + newcomer.transcript + end + after)

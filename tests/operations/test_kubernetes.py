@@ -91,7 +91,7 @@ def test_what_goes_by_labels_finds_the_producer() -> None:
 def test_each_command_and_its_options_exist(deployment: dict[str, Any]) -> None:
     program, *words = container(deployment)["command"]
     options = [option.partition("=")[0] for option in container(deployment)["args"]]
-    told = subprocess.run(
+    help_text = subprocess.run(
         [sys.executable, "-m", program, *words, "--help"],
         cwd=PROJECT,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
@@ -104,7 +104,7 @@ def test_each_command_and_its_options_exist(deployment: dict[str, Any]) -> None:
         # Its own options are not in its help.
         assert options == ["--port"]
     else:
-        assert all(option in told for option in options)
+        assert all(option in help_text for option in options)
 
 
 def test_each_variable_is_read_by_somebody() -> None:
@@ -246,7 +246,7 @@ def running_as_deployed(
 
 
 def probe(port: Port, name: str) -> int:
-    """What the kubelet gets for one of the container's probes; 0 while nobody listens."""
+    """What the kubelet gets for one of the container's probes; 0 while nothing listens."""
     try:
         return port.get(container(PRODUCER)[name]["httpGet"]["path"]).status
     except OSError:

@@ -248,7 +248,7 @@ def test_the_index_counts_every_change_of_the_transaction() -> None:
     ]
 
 
-def test_the_index_begins_anew_in_each_transaction() -> None:
+def test_the_index_begins_at_0_in_each_transaction() -> None:
     listener = Listener(on("on_event"))
     listener.events(USERS_RELATION, m.insert(USERS, b"1", None))
 
@@ -353,7 +353,7 @@ def test_a_large_transaction_comes_in_chunks_of_which_the_last_says_so(
     ],
     ids=["truncate", "insert", "message", "filtered"],
 )
-def test_what_nobody_wants_does_not_end_a_chunk(after: bytes) -> None:
+def test_what_is_not_subscribed_does_not_end_a_chunk(after: bytes) -> None:
     """Else the last chunk with events would not have said that it is the last."""
     quiet = Filters(unwatched_records={"name": "quiet"})
     listener = Listener(on("on_event", "users", filters=quiet))
@@ -405,7 +405,7 @@ def test_the_chunks_of_the_next_transaction_count_from_0() -> None:
 
 
 @pytest.mark.usefixtures("_three_a_chunk")
-def test_a_restarted_transaction_begins_anew() -> None:
+def test_a_restarted_transaction_begins_again() -> None:
     """A middleware hands on what a broken connection brought, and then the same from its Begin."""
     listener = Listener(on("on_event"), restartable=True)
     inserts = [m.insert(USERS, b"%d" % number, None) for number in range(5)]
@@ -425,7 +425,7 @@ WRONG = {
     "a Begin inside a transaction": ([m.begin(), m.begin()], "Begin inside"),
     "a Commit outside": ([m.commit()], "Commit outside"),
     "a row outside": ([USERS_RELATION, m.insert(USERS, b"1", None)], "outside a transaction"),
-    "a row nobody wants outside": ([m.insert(ORDERS, b"1")], "outside a transaction"),
+    "a row without subscribers outside": ([m.insert(ORDERS, b"1")], "outside a transaction"),
     "a TRUNCATE outside": ([USERS_RELATION, m.truncate(USERS)], "outside a transaction"),
     "a transactional message outside": ([m.message("audit", b"")], "outside a transaction"),
     "a message without a transaction inside one": (
@@ -486,7 +486,7 @@ STREAM = [
 
 
 def test_every_truncation_in_a_stream_is_an_error_or_was_not_looked_at() -> None:
-    """A row that nobody wants is dropped after its relation's id; everything else is read whole."""
+    """A row that is not subscribed to is dropped after its relation's id; everything else is read whole."""
     for number, payload in enumerate(STREAM):
         for length in range(len(payload)):
             listener = Listener(on("on_event"), on("on_message"))

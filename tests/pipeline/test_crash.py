@@ -63,7 +63,7 @@ def test_kill_9_at_random_moments_loses_nothing(database: Database, broker_url: 
 def test_kill_9_at_each_step_of_a_batch(
     database: Database, broker_url: str, tmp_path: Path, name: Name
 ) -> None:
-    """What the broker has, and what Postgres was told, at each step; and all of it again, with the same ids."""
+    """The broker has what it must have, Postgres keeps the rest, and that comes again with the same ids."""
     rows, log = 40, tmp_path / "producer.log"
     database.execute(SCHEMA)
     database.execute(SLOT)

@@ -29,7 +29,7 @@ class Sent:
     def __init__(self, envelope: bytes) -> None:
         message = json.loads(envelope)
         headers = message["headers"]
-        self.task, self.id, self.told = headers["task"], headers["id"], headers["argsrepr"]
+        self.task, self.id, self.argsrepr = headers["task"], headers["id"], headers["argsrepr"]
         self.body: list[Any] = json.loads(base64.b64decode(message["body"]))
 
 
@@ -124,7 +124,7 @@ def test_tasks_are_enqueued_event_by_event(app: Celery) -> None:
         ("crm.a", 2), ("crm.b", 2), ("crm.c", 2),
     ]  # fmt: skip
     assert {parse_task_id(task.id).lsn for task in tasks} == {m.COMMIT_LSN}
-    assert tasks[2].told == "<Event insert users id=1 lsn=0/16B3748>"
+    assert tasks[2].argsrepr == "<Event insert users id=1 lsn=0/16B3748>"
     assert tasks[2].body[0][0]["__type__"] == "walex.event"
     statistics = producing.dispatcher.statistics
     assert (statistics.events, statistics.tasks, statistics.transactions) == (3, 8, 1)
@@ -180,13 +180,13 @@ def test_a_handler_that_fails_enqueues_nothing_and_says_where(
 
     assert [name for name, _ in calls] == ["failing"]
     assert isinstance(caught.value.__cause__, ValueError)
-    for told in (
+    for part in (
         "failing failed on 3 event(s)",
         "transaction 742",
         "LSN 0/16B3748",
         "ValueError: as it does",
     ):
-        assert told in str(caught.value)
+        assert part in str(caught.value)
     assert producing.publisher.unconfirmed_count == 0
     producing.close()
 

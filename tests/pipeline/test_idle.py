@@ -1,4 +1,4 @@
-"""Promise 5: writes that concern nobody never make the slot hold WAL, whatever stands between stream and processing."""
+"""Promise 5: writes without subscribers never make the slot hold WAL, whatever stands between stream and processing."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def restart_lsn(database: Database) -> Lsn:
 
 
 @pytest.mark.parametrize("way", MIDDLEWARE)
-def test_what_concerns_nobody_is_acknowledged(
+def test_writes_without_subscribers_are_acknowledged(
     database: Database, redis_url: str, tmp_path: Path, way: str
 ) -> None:
     database.execute(SCHEMA)

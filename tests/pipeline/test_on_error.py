@@ -130,7 +130,7 @@ def test_a_policy_as_text(text: str, policy: Halt | Retry | DeadLetter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "text"),
     [
         ("ignore", "'ignore' is no policy"),
         ("halt:now", "is no policy"),
@@ -143,13 +143,13 @@ def test_a_policy_as_text(text: str, policy: Halt | Retry | DeadLetter) -> None:
     ],
 )
 def test_a_wrong_policy_is_told_before_anything_is_touched(
-    wrong: Any, told: str, monkeypatch: pytest.MonkeyPatch
+    wrong: Any, text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=text):
         on_error_of(wrong)
     if isinstance(wrong, str):
         walex = WalEx(Celery("shop", set_as_current=False), url="postgresql://h/d", publication="events")
-        with pytest.raises(ConfigurationError, match=f"on_error: .*{told}"):
+        with pytest.raises(ConfigurationError, match=f"on_error: .*{text}"):
             walex.on_insert("items", on_error=wrong)(print)
         monkeypatch.setenv("WALEX_ON_ERROR", wrong)
         with pytest.raises(ConfigurationError, match=r"on_error: .*WALEX_ON_ERROR"):
@@ -173,7 +173,7 @@ def test_halt_tells_what_failed_where_and_what_to_do(shop: Database, app: Celery
         acknowledged(shop)
         before = confirmed(shop)
         shop.execute("INSERT INTO items SELECT generate_series(2, 3)")
-    told = str(halted.error)
+    text = str(halted.error)
     for part in (
         "fragile failed on 2 event(s) of transaction",
         f"at LSN {before >> 32:X}/",
@@ -183,7 +183,7 @@ def test_halt_tells_what_failed_where_and_what_to_do(shop: Database, app: Celery
         "policy: on_error=halt",
         'on_error="dead_letter"',
     ):
-        assert part in told
+        assert part in text
     assert halted.error.traceback.startswith("Traceback (most recent call last):\n  File")
     assert "calling.py" not in halted.error.traceback
     # What came before is acknowledged, and nothing of it.
@@ -194,7 +194,7 @@ def test_halt_tells_what_failed_where_and_what_to_do(shop: Database, app: Celery
 # Retry.
 
 
-def test_retry_calls_the_failed_handler_again_and_nobody_else(
+def test_retry_calls_the_failed_handler_again_and_no_other(
     shop: Database, app: Celery, caplog: pytest.LogCaptureFixture
 ) -> None:
     walex = make_walex(app, shop, on_error=Retry(limit=3, backoff=0.01))
@@ -350,7 +350,7 @@ def test_two_registrations_of_one_function_are_two_letters(shop: Database, app: 
     }
 
 
-def test_own_tables_are_nobody_s_events(shop: Database, app: Celery) -> None:
+def test_own_tables_make_no_events(shop: Database, app: Celery) -> None:
     """The publication is FOR ALL TABLES, all are subscribed to, and the handler fails on each insert."""
     walex = make_walex(app, shop, subscriptions=["*"], on_error="dead_letter")
     seen: list[str] = []
@@ -470,9 +470,9 @@ def test_secrets_are_in_no_letter_log_or_error(
         shop.execute("INSERT INTO items VALUES (2)")
     (letter,) = letters_of(walex)
     everything = (letter.error, letter.traceback, str(halted.error), halted.error.traceback, caplog.text)
-    for told in everything:
-        assert shop.server.password not in told
-        assert PASSWORD not in told
+    for text in everything:
+        assert shop.server.password not in text
+        assert PASSWORD not in text
     assert "***" in letter.error
 
 

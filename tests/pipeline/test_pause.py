@@ -9,22 +9,16 @@ import msgspec
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.support.producers import running
+from tests.support.producers import running, status_of
 from tests.support.shop import collect, make_walex
 from tests.support.slots import active, confirmed, written
 from walex_celery import Event, Lsn, Producer, Spool, WalEx
 from walex_celery.telemetry.report import HandlerStatus, ProducerStatus, TableStatus
 
 
-def told(producer: Producer) -> ProducerStatus:
-    status = producer.snapshot()
-    assert status is not None
-    return status
-
-
 def pause(producer: Producer) -> None:
     producer.pause()
-    wait_until(lambda: told(producer).state == "paused")
+    wait_until(lambda: status_of(producer).state == "paused")
 
 
 def test_before_it_runs_there_is_nothing_to_tell(app: Celery, shop: Database) -> None:
@@ -41,14 +35,14 @@ def test_paused_it_reads_nothing_and_holds_the_slot_until_it_is_resumed(app: Cel
         acknowledged = confirmed(shop)
 
         shop.execute("INSERT INTO items VALUES (2)")
-        wait_until(lambda: (told(producer).lag.bytes or 0) > 0)
+        wait_until(lambda: (status_of(producer).lag.bytes or 0) > 0)
 
         assert len(events) == 1
         assert active(shop)
         assert confirmed(shop) == acknowledged
         producer.resume()
         wait_until(lambda: len(events) == 2)
-        wait_until(lambda: told(producer).state == "streaming")
+        wait_until(lambda: status_of(producer).state == "streaming")
 
 
 def test_what_is_in_hand_when_it_is_paused_is_finished_and_acknowledged(app: Celery, shop: Database) -> None:
@@ -67,12 +61,12 @@ def test_what_is_in_hand_when_it_is_paused_is_finished_and_acknowledged(app: Cel
         shop.execute("INSERT INTO items SELECT generate_series(1, 5000)")
         assert entered.wait(20)
         producer.pause()
-        assert told(producer).state == "in a handler"
+        assert status_of(producer).state == "in a handler"
         leave.set()
-        wait_until(lambda: told(producer).state == "paused", 20)
+        wait_until(lambda: status_of(producer).state == "paused", 20)
 
         assert len(events) == 5000
-        read = Lsn.parse(told(producer).read_lsn)
+        read = Lsn.parse(status_of(producer).read_lsn)
         assert read > 0
         wait_until(lambda: confirmed(shop) >= read)
         producer.resume()
@@ -83,7 +77,7 @@ def test_paused_it_stops_when_asked(app: Celery, shop: Database) -> None:
     collect(walex)
     with running(walex) as producer:
         pause(producer)
-    assert told(producer).state == "ended"
+    assert status_of(producer).state == "ended"
 
 
 def test_paused_it_comes_back_paused_when_the_connection_broke(app: Celery, shop: Database) -> None:
@@ -94,9 +88,9 @@ def test_paused_it_comes_back_paused_when_the_connection_broke(app: Celery, shop
         shop.execute(
             "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE database = current_database()"
         )
-        wait_until(lambda: told(producer).reconnects == 1, 30)
+        wait_until(lambda: status_of(producer).reconnects == 1, 30)
         shop.execute("INSERT INTO items VALUES (1)")
-        wait_until(lambda: told(producer).state == "paused")
+        wait_until(lambda: status_of(producer).state == "paused")
         assert not events
 
         producer.resume()
@@ -117,7 +111,7 @@ def test_with_a_spool_the_slot_is_read_on_while_processing_is_paused(
         end = written(shop)
         wait_until(lambda: confirmed(shop) >= end)
 
-        status = told(producer)
+        status = status_of(producer)
         assert status.spool is not None
         assert status.spool.waiting_bytes > 3000 * 10
         assert len(events) == 1
@@ -138,11 +132,11 @@ def test_it_tells_what_it_did_by_handler_table_and_type(app: Celery, shop: Datab
 
     with running(walex) as producer:
         shop.execute("INSERT INTO items VALUES (1, 'a'), (2, 'quiet'), (3, 'b')")
-        wait_until(lambda: told(producer).tasks == 2)
-        wait_until(lambda: told(producer).unconfirmed_tasks == 0)
-        wait_until(lambda: told(producer).publish.count > 0)
-        wait_until(lambda: told(producer).lag.bytes is not None)
-        status = told(producer)
+        wait_until(lambda: status_of(producer).tasks == 2)
+        wait_until(lambda: status_of(producer).unconfirmed_tasks == 0)
+        wait_until(lambda: status_of(producer).publish.count > 0)
+        wait_until(lambda: status_of(producer).lag.bytes is not None)
+        status = status_of(producer)
 
     (handler,) = status.handlers
     assert isinstance(handler, HandlerStatus)
@@ -164,7 +158,7 @@ def test_it_tells_no_secret(app: Celery, shop: Database) -> None:
     walex = make_walex(app, shop)
     collect(walex)
     with running(walex) as producer:
-        text = msgspec.json.encode(told(producer)).decode()
+        text = msgspec.json.encode(status_of(producer)).decode()
 
     password = WalEx(
         Celery(set_as_current=False), name="other", url=shop.url, publication="p"

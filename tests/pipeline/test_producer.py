@@ -248,8 +248,8 @@ def test_a_terminated_backend_is_replaced(shop: Database, app: Celery) -> None:
         wait_until(lambda: len(events) == 1, 20)
 
 
-def test_a_durable_slot_that_is_dropped_is_told_and_not_made_anew(shop: Database, app: Celery) -> None:
-    """Promise 1: a new slot would begin after what was committed meanwhile, and nobody would know."""
+def test_a_durable_slot_that_is_dropped_is_an_error_and_not_made_again(shop: Database, app: Celery) -> None:
+    """Promise 1: a new slot would begin after what was committed meanwhile, unnoticed."""
     walex = make_walex(app, shop)
     events = collect(walex)
 

@@ -1,4 +1,4 @@
-"""Promise 1: what the broker refuses or can't route is never acknowledged, is told with the mend, and recovers."""
+"""Promise 1: what the broker refuses or can't route is never acknowledged, is an error with its fix, and recovers."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def check(
     *,
     spoil: Callable[[], object],
     said: str,
-    mend: Callable[[], object],
+    fix: Callable[[], object],
     note: int = 1,
 ) -> Producer:
-    """Row 1 goes well; rows 2 to 4 are refused until the mend, and then come without a restart."""
+    """Row 1 goes well; rows 2 to 4 are refused until it is fixed, and then come without a restart."""
     with caplog.at_level(logging.WARNING, "walex_celery"), running(make_enqueuing(app, shop)) as producer:
         shop.execute("INSERT INTO items VALUES (1)")
         wait_until(lambda: confirmed(shop) >= written(shop))
@@ -61,7 +61,7 @@ def check(
         wait_until(lambda: said in caplog.text and "trying again" in caplog.text, 20, caplog.text)
         assert confirmed(shop) == before
         assert "processing waits" in caplog.text
-        mend()
+        fix()
         wait_until(lambda: confirmed(shop) >= end, 30)
     return producer
 
@@ -79,7 +79,7 @@ def test_a_queue_that_was_deleted(shop: Database, amqp_url: str, caplog: pytest.
         with channel_of(amqp_url) as channel:
             Queue("celery", Exchange("celery"), "celery")(channel).declare()
 
-    check(shop, app, caplog, spoil=delete, said="Create the queue or its binding", mend=declare)
+    check(shop, app, caplog, spoil=delete, said="Create the queue or its binding", fix=declare)
     assert keys(found + drain(amqp_url, "celery")) == [1, 2, 3, 4]
 
 
@@ -111,7 +111,7 @@ def test_a_full_queue_that_refuses(shop: Database, amqp_url: str, caplog: pytest
         wait_until(all_came, 30)
 
     # Row 1 fills it.
-    check(shop, app, caplog, spoil=lambda: None, said="the queue is full", mend=consume)
+    check(shop, app, caplog, spoil=lambda: None, said="the queue is full", fix=consume)
 
 
 def test_valkey_without_memory(shop: Database, own_valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,7 +123,7 @@ def test_valkey_without_memory(shop: Database, own_valkey: Valkey, caplog: pytes
             caplog,
             spoil=lambda: client.config_set("maxmemory", "1"),
             said="raise its maxmemory",
-            mend=lambda: client.config_set("maxmemory", "0"),
+            fix=lambda: client.config_set("maxmemory", "0"),
         )
     assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
 
@@ -139,7 +139,7 @@ def test_valkey_that_became_a_replica(
             caplog,
             spoil=lambda: client.execute_command("REPLICAOF", "127.0.0.1", "1"),
             said="point broker_url at the primary",
-            mend=lambda: client.execute_command("REPLICAOF", "NO", "ONE"),
+            fix=lambda: client.execute_command("REPLICAOF", "NO", "ONE"),
         )
     assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
 
@@ -156,7 +156,7 @@ def test_a_message_over_valkeys_limit(
             caplog,
             spoil=lambda: client.config_set("proto-max-bulk-len", str(1 << 20)),
             said="proto-max-bulk-len",
-            mend=lambda: client.config_set("proto-max-bulk-len", limit),
+            fix=lambda: client.config_set("proto-max-bulk-len", limit),
             note=1 << 20,
         )
     assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
@@ -179,7 +179,7 @@ def test_a_message_over_rabbitmqs_limit(
             caplog,
             spoil=lambda: None,
             said="max_message_size",
-            mend=lambda: set_limit(limit),
+            fix=lambda: set_limit(limit),
             note=200_000,
         )
     finally:

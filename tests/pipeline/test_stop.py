@@ -1,4 +1,4 @@
-"""A stop while the broker is away is told, not taken for an orderly one; what was in hand comes again."""
+"""A stop while the broker is down is an error, not an orderly stop; what was in hand comes again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from walex_celery.testing.servers import Valkey
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["stream", "spool"])
-def test_stopping_while_the_broker_is_away(
+def test_stopping_while_the_broker_is_down(
     database: Database, tmp_path: Path, caplog: pytest.LogCaptureFixture, spooled: bool
 ) -> None:
     database.execute(SCHEMA)

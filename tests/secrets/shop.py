@@ -1,4 +1,4 @@
-"""What the commands of the secrets test are run with: handlers, one of which fails when it is told to."""
+"""What the commands of the secrets test are run with: handlers, one of which fails on demand."""
 
 from __future__ import annotations
 

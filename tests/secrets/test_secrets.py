@@ -1,6 +1,6 @@
 """Promise 9: a password never reaches a log, a repr, an error, Flower or a task.
 
-Every command of the command line is run with passwords that nobody could take for anything else, in the right
+Every command of the command line is run with passwords that can be taken for nothing else, in the right
 and in the wrong way; what each wrote is searched for them, and so are Flower's pages, and all that went through
 the broker.
 """
@@ -35,7 +35,7 @@ from walex_celery.cli import walex as group
 from walex_celery.testing._system import free_port
 from walex_celery.testing.servers import Postgres, RabbitMQ, Valkey
 
-#: How each command is run; one that ends when it is told to has None as its last word.
+#: How each command is run; one that runs until it is stopped has None as its last word.
 COMMANDS: dict[str, list[str | None]] = {
     "config add": ["modules", "json"],
     "config remove": ["modules", "json"],

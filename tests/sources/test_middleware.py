@@ -106,7 +106,7 @@ def test_a_lost_transaction_is_found_out(ledger: Ledger) -> None:
         ledger.confirm(200)
 
 
-def test_a_transaction_that_began_anew_is_counted_anew() -> None:
+def test_a_transaction_that_began_again_is_counted_again() -> None:
     """The connection broke in its middle; its first half came through before or after the break."""
     ledger = Ledger()
     process(ledger, transaction(100, rows=9)[:5])

@@ -11,6 +11,7 @@ from celery.contrib.testing.worker import start_worker
 
 from tests.support import wait_until
 from walex_celery import Producer, WalEx
+from walex_celery.telemetry.report import ProducerStatus
 
 
 def make_app(broker_url: str) -> Celery:
@@ -71,3 +72,10 @@ def unconfirmed(producer: Producer) -> int:
     status = producer.snapshot()
     assert status is not None
     return status.unconfirmed_tasks
+
+
+def status_of(producer: Producer) -> ProducerStatus:
+    """The status of a producer that runs, or has run."""
+    status = producer.snapshot()
+    assert status is not None
+    return status

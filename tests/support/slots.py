@@ -32,7 +32,7 @@ def written(database: Database) -> Lsn:
 
 
 def confirmed_flush(database: Database, slot: str) -> Lsn:
-    """What the slot has been told that it may forget."""
+    """What the slot may forget."""
     rows = database.execute(
         "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [slot]
     )

@@ -42,10 +42,10 @@ def test_the_line_tells_rates_and_lag(caplog: pytest.LogCaptureFixture) -> None:
 
     progress.log(counted(1, 3, 4), acknowledged=Lsn(0x16B3748), lag=LagStatus(2048, 90.0))
 
-    told = line(caplog)
-    assert "events/s" in told
-    assert "lag 2.0 KiB, 90." in told
-    assert told.endswith("acknowledged 0/16B3748")
+    text = line(caplog)
+    assert "events/s" in text
+    assert "lag 2.0 KiB, 90." in text
+    assert text.endswith("acknowledged 0/16B3748")
 
 
 def test_what_was_told_is_not_told_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -106,8 +106,8 @@ def test_the_application_of_this_page_runs(todos: Database, broker_url: str, pro
         process.terminate()
         assert process.wait(20) == 0
 
-    told = [re.sub(r" lsn=\S+>", ">", line) for line in project.output(*producer).splitlines()]
-    assert [line for line in told if line.startswith(("on_", "any "))] == [
+    lines = [re.sub(r" lsn=\S+>", ">", line) for line in project.output(*producer).splitlines()]
+    assert [line for line in lines if line.startswith(("on_", "any "))] == [
         "any subscribed event: [<Event insert user id=1>, <Event update user id=1>]",
         "on_event: [<Event insert user id=1>, <Event update user id=1>]",
         "on_insert: [<Event insert user id=1>]",

@@ -83,7 +83,7 @@ def test_an_update_of_unwatched_fields_only_is_dropped(todos: Database, walex: W
 
 
 def test_a_trigger_that_sets_updated_at(todos: Database, walex: WalEx) -> None:
-    """The README's case: the trigger's own update, after the user's, is the one that nobody wants."""
+    """The README's case: the trigger's own update, after the user's, is the one to be left out."""
     todos.execute(
         "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
         '  UPDATE "user" SET updated_at = clock_timestamp() WHERE id = NEW.id; RETURN NULL; END $$;'
@@ -102,7 +102,7 @@ def test_a_trigger_that_sets_updated_at(todos: Database, walex: WalEx) -> None:
 
 
 def test_an_update_with_unknown_old_values_is_never_dropped(todos: Database, walex: WalEx) -> None:
-    """Promise 7. Without REPLICA IDENTITY FULL nobody knows what changed."""
+    """Promise 7. Without REPLICA IDENTITY FULL what changed is unknown."""
     todos.execute('ALTER TABLE "user" REPLICA IDENTITY DEFAULT; INSERT INTO "user" VALUES (1)')
     events: list[Event] = []
     walex.on_update("user", README)(events.extend)

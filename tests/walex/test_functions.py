@@ -65,7 +65,7 @@ PROJECT = {
 def test_functions_run_in_a_worker_of_another_process(
     todos: Database, broker_url: str, project: Project
 ) -> None:
-    """The README's example. The worker needs no database: it is told nothing of it."""
+    """The README's example. The worker needs no database, and knows of none."""
     project.write(PROJECT)
     worker = ("-A", "my_app", "worker", "--pool", "solo")
     producer = ("-A", "my_app", "walex", "producer")
@@ -139,7 +139,7 @@ def test_a_tasks_id_leads_back_to_its_event(todos: Database, app: Celery) -> Non
         assert (parse_task_id(task_id).lsn, parse_task_id(task_id).index) == (event.lsn, event.index)
 
 
-def test_a_function_that_fails_stops_nobody_else(todos: Database, app: Celery) -> None:
+def test_a_function_that_fails_stops_no_other(todos: Database, app: Celery) -> None:
     walex = WalEx(app, name="todos", url=todos.url, publication="events", subscriptions=["todo"])
     found: queue.Queue[int] = queue.Queue()
 
@@ -204,9 +204,7 @@ def test_two_handlers_with_one_function_are_one_task(todos: Database, app: Celer
     assert found.empty()
 
 
-def test_a_function_that_nobody_defined_is_told_before_the_slot_is_touched(
-    todos: Database, app: Celery
-) -> None:
+def test_an_undefined_function_is_an_error_before_the_slot_is_touched(todos: Database, app: Celery) -> None:
     """Promise 8. WalEx finds out when the first event comes."""
     walex = WalEx(
         app, name="todos", url=todos.url, publication="events", subscriptions=["user"], durable_slot=True

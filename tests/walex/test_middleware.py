@@ -65,7 +65,7 @@ def insert(database: Database, *numbers: int) -> Lsn:
 
 
 def wait_for_feedback(database: Database) -> Lsn:
-    """What the server is told is done, in feedback that was sent from now on."""
+    """What the server learns is done, in feedback that was sent from now on."""
     query = "SELECT reply_time, flush_lsn FROM pg_stat_replication WHERE application_name = 'walex todos'"
     ((before, _),) = database.execute(query)
     wait_until(lambda: database.execute(query)[0][0] > before)
@@ -150,7 +150,7 @@ def test_nothing_is_acknowledged_before_it_came_through_processing(
 
 
 def test_what_was_not_processed_comes_again(todos: Database, app: Celery, tmp_path: Path) -> None:
-    """Promise 1: a producer that stops with messages in the middleware's hands gets them anew."""
+    """Promise 1: a producer that stops with messages in the middleware's hands gets them again."""
     disk = DiskQueue(tmp_path / "messages", process_message_sync, permits=4)
     walex = make(app, todos, disk.middleware)
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""Reading the settings anew: how a password reaches a running producer without going through a broker."""
+"""Reading the settings again: how a password reaches a running producer without going through a broker."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_wrong_setting_is_told_and_changes_nothing(app: Celery, todos: Databas
     assert walex.settings is before
 
 
-def test_a_new_password_is_taken_from_the_file_and_mends_the_connection(
+def test_a_new_password_is_taken_from_the_file_and_the_connection_works_again(
     app: Celery, todos: Database, dotenv: Path
 ) -> None:
     role = f"rotated_{os.urandom(4).hex()}"

@@ -49,7 +49,7 @@ def transaction(todos: Database, app: Celery) -> list[Event]:
     return batches[0]
 
 
-def told(events: list[Event]) -> list[str]:
+def kinds(events: list[Event]) -> list[str]:
     return [f"{event.type} {event.name}" for event in events]
 
 
@@ -96,7 +96,7 @@ def test_is_insert_update_delete_event(transaction: list[Event]) -> None:
 
 
 def test_filter_subscribed(transaction: list[Event]) -> None:
-    assert told(filter_subscribed(transaction, ["todo"])) == ["insert todo", "delete todo"]
+    assert kinds(filter_subscribed(transaction, ["todo"])) == ["insert todo", "delete todo"]
     assert filter_subscribed(transaction, ["*"]) == transaction
     assert subscribes(transaction[0], ["user"])
     assert subscribes_to_table(transaction[0], "user", ["*"])
@@ -105,8 +105,8 @@ def test_filter_subscribed(transaction: list[Event]) -> None:
 
 
 def test_filter_changes(transaction: list[Event]) -> None:
-    assert told(filter_changes(transaction, "todo")) == ["insert todo", "delete todo"]
-    assert told(filter_changes(transaction, "todo", "delete")) == ["delete todo"]
+    assert kinds(filter_changes(transaction, "todo")) == ["insert todo", "delete todo"]
+    assert kinds(filter_changes(transaction, "todo", "delete")) == ["delete todo"]
     assert filter_changes(transaction, "todo", None, ["user"]) == []
     assert has_table(transaction[1], "todo")
     assert is_type(transaction[1], "insert")
@@ -115,7 +115,7 @@ def test_filter_changes(transaction: list[Event]) -> None:
 def test_filter_unwatched_fields(transaction: list[Event]) -> None:
     kept = filter_unwatched_fields(transaction, ["updated_at", "todos_count"])
 
-    assert told(kept) == ["insert user", "insert todo", "update user", "delete todo"]
+    assert kinds(kept) == ["insert user", "insert todo", "update user", "delete todo"]
     assert set(kept[2].changes or ()) == {"name"}
     assert has_watched_change(transaction[2], ["updated_at"])
     assert not has_watched_change(transaction[2], ["todos_count"])
@@ -124,7 +124,7 @@ def test_filter_unwatched_fields(transaction: list[Event]) -> None:
 def test_filter_unwatched_records(transaction: list[Event]) -> None:
     kept = filter_unwatched_records(transaction, {"event_subscribe": False})
 
-    assert told(kept) == ["insert todo", "delete todo"]
+    assert kinds(kept) == ["insert todo", "delete todo"]
     assert not is_watched_record(transaction[0], {"event_subscribe": False})
     assert contains_unwatched_records(row(transaction[0].new_record), {"id": 1, "event_subscribe": False})
     assert not contains_unwatched_records(row(transaction[0].new_record), {"event_id": None})

@@ -114,7 +114,7 @@ class Assembler:
         self.replan()
 
     def replan(self) -> None:
-        """Ask anew for the plan of every known relation: handlers or subscriptions have changed."""
+        """Ask again for the plan of every known relation: handlers or subscriptions have changed."""
         for relation in self._relations.values():
             self._replan(relation)
 
@@ -357,7 +357,7 @@ class Assembler:
         self.end_lsn = max(self.end_lsn, message.lsn)
         if not wanted:
             return None
-        # It is no part of a transaction, so no commit tells its time; this is when it was read.
+        # It is no part of a transaction, so no commit gives its time; this is when it was read.
         now = (datetime.now(UTC) - pgoutput.POSTGRES_EPOCH) // timedelta(microseconds=1)
         context = self._new_context()
         context.complete(message.lsn, now, None)
@@ -379,7 +379,7 @@ class Assembler:
         self._planning.announce(message)
 
     def _origin(self, payload: bytes) -> None:
-        # Not told to handlers; decoded so that rubbish in its place is noticed.
+        # Handlers do not get it; decoded so that garbage in its place is noticed.
         pgoutput.decode(payload)
 
 

@@ -1,4 +1,4 @@
-"""Delivery of tasks to the broker: batches on their way, their confirmations, and a broker that is away."""
+"""Delivery of tasks to the broker: batches on their way, their confirmations, and a broker that is unreachable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from walex_celery.telemetry.activity import Activity, Doing
 from walex_celery.telemetry.progress import human_bytes
 from walex_celery.telemetry.statistics import Statistics
 
-# In the producer's name: whoever picks its lines out of a log has these too.
+# The producer's logger: whoever filters its lines gets these too.
 logger = logging.getLogger("walex_celery.producer")
 
 Delivered = TypeVar("Delivered")
@@ -33,14 +33,14 @@ IN_FLIGHT: Final = 4
 
 
 class Delivery:
-    """Sends what was added to the publisher, in batches, and tells what the broker has confirmed.
+    """Sends what was added to the publisher, in batches, and knows what the broker has confirmed.
 
     Args:
         publisher: what tasks are added to.
         settings: gives those in force.
         statistics: ``tasks`` counts what was added; ``publish`` gets the time of each batch.
         activity: what the producer's thread is doing.
-        stopping: set when the producer is to end: then a broker that is away is not waited for.
+        stopping: set when the producer is to end: then an unreachable broker is not waited for.
         position: what is stored with a batch (``exactly_once_enqueue``), or ``None``.
     """
 
@@ -123,7 +123,7 @@ class Delivery:
         self._in_flight.clear()
 
     def deliver(self, step: Callable[[], Delivered]) -> Delivered:
-        """Do *step* with the broker, however long it is away; the stream is kept alive meanwhile (promise 6).
+        """Do *step* with the broker, however long that is unreachable; the stream is kept alive meanwhile (promise 6).
 
         Raises:
             BrokerUnavailable, PublishRefused: when stopping, or after ``reconnect_timeout``.
@@ -148,12 +148,13 @@ class Delivery:
         count = self._publisher.unconfirmed_count
         if count:
             logger.warning(
-                "%d tasks (%s) wait for the broker, which is away or refuses them; processing waits, the slot is held",
+                "%d tasks (%s) wait for the broker, which is unreachable or refuses them; processing waits, the slot "
+                "is held",
                 count,
                 human_bytes(self._publisher.unconfirmed_bytes),
             )
         else:
-            logger.warning("the broker is away, or refuses a queue; processing waits for it")
+            logger.warning("the broker is unreachable, or refuses a queue; processing waits for it")
 
     def _deliver_however_long(self, step: Callable[[], Delivered]) -> Delivered:
         settings = self._settings()

@@ -127,7 +127,7 @@ class Dispatcher:
 
     def _dispatch(self, chunk: Chunk) -> None:
         statistics = self.statistics
-        # First: while a handler runs, or the broker is away, its age is the lag.
+        # First: while a handler runs, or the broker is unreachable, its age is the lag.
         statistics.newest_microseconds = chunk.context.microseconds
         if self._calls_handlers:
             self._call_handlers(chunk)
@@ -177,17 +177,17 @@ class Dispatcher:
             if targets is None:
                 targets = route.targets = self._targets_of(route)
             if targets:
-                value, head, told = event.for_task()
+                value, head, argsrepr = event.for_task()
                 index = event.index
                 for target in targets:
                     function, digest, tally = target
                     id = task_id(prefix, index, digest ^ salt)
                     try:
-                        add(function, id, value, told, head)
+                        add(function, id, value, argsrepr, head)
                     except WalExError:
                         raise
                     except Exception as error:
-                        again = partial(add, function, id, value, told, head)
+                        again = partial(add, function, id, value, argsrepr, head)
                         if not self._answer(error, route, target, event, again, id):
                             count -= 1
                             continue

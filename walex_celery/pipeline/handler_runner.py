@@ -49,10 +49,10 @@ class HandlerRunner:
     """Calls batch handlers, and deals with what they, or the making of tasks, raise.
 
     Args:
-        app: whose broker's password is told nobody.
+        app: its broker's password is redacted.
         settings: their policy, where a handler has none, and where dead letters go; ``None``: all failures halt.
         statistics: where calls, errors and dead letters are counted.
-        activity: told of calls and waits.
+        activity: where calls and waits are reported.
         stopping: ends waits.
     """
 
@@ -163,10 +163,10 @@ class HandlerRunner:
             of = "" if policy.limit is None else f" of {policy.limit + 1}"
             while policy.limit is None or tries <= policy.limit:
                 delay = waits.next_delay()
-                told = self._told(error)
+                failure = self._failure(error)
                 logger.warning(
                     "%s failed on %s: %s%s, try %d%s; trying again in %.1f s",
-                    what, _position(events), told.type, told.where, tries, of, delay,
+                    what, _position(events), failure.type, failure.where, tries, of, delay,
                     extra={**fields, "try": tries, "seconds": round(delay, 3)},
                 )  # fmt: skip
                 if self._stopping.wait(delay):
@@ -180,17 +180,17 @@ class HandlerRunner:
                 else:
                     logger.info("%s succeeded on %s at try %d", what, _position(events), tries, extra=fields)
                     return True
-        told = self._told(error)
+        failure = self._failure(error)
         if isinstance(policy, DeadLetter) or (isinstance(policy, Retry) and policy.then == "dead_letter"):
-            self._put_aside(error, told, what, handler, events, fields, tries, task, task_id)
+            self._put_aside(error, failure, what, handler, events, fields, tries, task, task_id)
             return False
         seconds = time.monotonic() - began
-        raise _halting(error, told, what, events, fields, policy, f"{tries} in {seconds:.1f} s")
+        raise _halting(error, failure, what, events, fields, policy, f"{tries} in {seconds:.1f} s")
 
     def _put_aside(
         self,
         error: Exception,
-        told: Failure,
+        failure: Failure,
         what: str,
         handler: Handler,
         events: Sequence[Event],
@@ -209,9 +209,9 @@ class HandlerRunner:
             handler=task or handler.name,
             registration="" if task else handler.registration,
             task_id=task_id,
-            error_type=told.type,
-            error=told.text,
-            traceback=told.traceback,
+            error_type=failure.type,
+            error=failure.text,
+            traceback=failure.traceback,
             tries=tries,
         )
         backoff = Backoff(settings.reconnect_timeout)
@@ -227,14 +227,14 @@ class HandlerRunner:
                     backoff.wait(trouble, self._stopping, level=logging.ERROR)
                 except WalExError:
                     policy = self.policy(handler)
-                    failure = _halting(error, told, what, events, fields, policy, str(tries))
-                    failure.args = (f"{failure}\n  the dead letter could not be stored: {trouble}",)
-                    raise failure from error
+                    halt = _halting(error, failure, what, events, fields, policy, str(tries))
+                    halt.args = (f"{halt}\n  the dead letter could not be stored: {trouble}",)
+                    raise halt from error
         failpoint("letter-stored")
         self._statistics.dead_lettered(letter.handler)
         logger.warning(
             "%s failed on %s: %s%s; its %d event(s) are dead letter %s, try %d, and the stream goes on",
-            what, _position(events), told.type, told.where, len(events), letter.id, tries,
+            what, _position(events), failure.type, failure.where, len(events), letter.id, tries,
             extra={**fields, "dead_letter": letter.id, "try": tries},
         )  # fmt: skip
 
@@ -244,7 +244,7 @@ class HandlerRunner:
             self._stores_for = settings
         return self._store
 
-    def _told(self, error: Exception) -> Failure:
+    def _failure(self, error: Exception) -> Failure:
         secrets = () if self._settings is None else secrets_of(self._app, self._settings)
         return failure_of(error, secrets)
 
@@ -279,7 +279,7 @@ def _position(events: Sequence[Event]) -> str:
 
 def _halting(
     error: Exception,
-    told: Failure,
+    failure: Failure,
     what: str,
     events: Sequence[Event],
     fields: dict[str, object],
@@ -289,8 +289,8 @@ def _halting(
     first, last = events[0], events[-1]
     some = f"{first!r}" if first is last else f"{first!r} to {last!r}"
     after = f"\n  tries: {tries}" if isinstance(policy, Retry) else ""
-    failure = HandlerError(
-        f"{what} failed on {_position(events)}: {told.type}: {told.text}\n"
+    halt = HandlerError(
+        f"{what} failed on {_position(events)}: {failure.type}: {failure.text}\n"
         f"  committed: {first.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}; events {first.index} to {last.index} of it\n"
         f"  events: {some}\n"
         f"  policy: on_error={policy}{after}\n"
@@ -298,7 +298,7 @@ def _halting(
         "  fix: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
         '  on_error="dead_letter" (or WALEX_ON_ERROR=dead_letter) stores them to be tried again later'
     )
-    failure.fields = {**fields, "exception": told.type, "traceback": told.traceback}
-    failure.traceback = told.traceback
-    failure.__cause__ = error
-    return failure
+    halt.fields = {**fields, "exception": failure.type, "traceback": failure.traceback}
+    halt.traceback = failure.traceback
+    halt.__cause__ = error
+    return halt

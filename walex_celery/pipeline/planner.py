@@ -45,7 +45,7 @@ class Planner:
     def plan(self, relation: Relation) -> TablePlan | DatedPlan | None:
         """The plan of a relation; ``None`` when no handler wants any of its events.
 
-        A composite type can be altered while tables use it. Neither do values tell, nor comes a Relation message;
+        A composite type can be altered while tables use it. Neither values nor a Relation message show it;
         so a plan that has one is dated, with another beside it that leaves such values Postgres' text.
 
         Raises:

@@ -1,7 +1,7 @@
 """The producer: connects a source to the dispatcher and the delivery, and owns the loop.
 
-The order is what keeps promise 1: batch handlers return, then the broker confirms the tasks, then Postgres is
-told that it may forget. One batch is on its way to the broker while the next is read and decoded.
+The order is what keeps promise 1: batch handlers return, then the broker confirms the tasks, then the source
+is told that it may forget. One batch is on its way to the broker while the next is read and decoded.
 """
 
 from __future__ import annotations

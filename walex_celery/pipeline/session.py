@@ -101,7 +101,7 @@ class Session:
         self._delivery.settle(Lsn(self.assembler.end_lsn))
 
     def acknowledge(self, *, now: bool) -> None:
-        """Tell the source what is confirmed; see :meth:`ChangeStream.acknowledge`."""
+        """Acknowledge what is confirmed; see :meth:`ChangeStream.acknowledge`."""
         self.stream.acknowledge(self._delivery.confirmed_lsn, now=now)
 
     def finish(self) -> None:

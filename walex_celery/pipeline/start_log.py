@@ -16,7 +16,7 @@ from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.server import Server
 from walex_celery.settings.model import WalExSettings
 
-# In the producer's name: whoever picks its lines out of a log has these too.
+# The producer's logger: whoever filters its lines gets these too.
 logger = logging.getLogger("walex_celery.producer")
 
 

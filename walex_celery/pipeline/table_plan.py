@@ -20,7 +20,7 @@ class OldRows(enum.Enum):
 
     With ``publish_via_partition_root`` Postgres calls them by the identity of the root, and makes them by that of
     the partition, which inherits none: the key of a partition then comes as if it were the whole old row, with
-    nulls in place of what nobody knows. So old rows of partitioned tables are looked at twice.
+    nulls in place of unknown values. So old rows of partitioned tables are looked at twice.
     """
 
     WHOLE = enum.auto()
@@ -47,7 +47,7 @@ class TablePlan(RowSource):
         old_rows: OldRows = OldRows.WHOLE,
     ) -> None:
         super().__init__(source, shape)
-        # None where nobody wants it: asked for each row.
+        # None where no handler wants it: asked for each row.
         self.insert = by_type.get("insert") or None
         self.update = by_type.get("update") or None
         self.delete = by_type.get("delete") or None
@@ -72,9 +72,9 @@ class TablePlan(RowSource):
 
 
 class DatedPlan(NamedTuple):
-    """A plan that rests on what may be altered without a word in the stream: asked for anew by each transaction."""
+    """A plan that depends on what may be altered unseen by the stream: checked again for each transaction."""
 
-    #: It holds for transactions that committed before this; for later ones the plan is made anew.
+    #: It holds for transactions that committed before this; for later ones the plan is made again.
     read_at: Lsn
     #: Whether the alteration may have come after the transaction of this id.
     altered_after: Callable[[int], bool]

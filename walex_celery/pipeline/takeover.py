@@ -55,11 +55,11 @@ def take_over(
     timelines: Timelines,
     wal_lsn: Callable[[], Lsn] | None,
 ) -> Enqueued:
-    """Make the position ours, so that whoever had it is refused, and say what is in the broker already.
+    """Make the position ours, so that its previous owner is refused, and return what is in the broker already.
 
     Args:
         publisher: nothing that it has is needed any more.
-        deliver: does a step with the broker, however long that is away.
+        deliver: performs a step with the broker, however long that is unreachable.
         key: what :func:`position_key` gave.
         timelines: the history of what follows.
         wal_lsn: how far the server's WAL can be; ``None`` for a slot made just now, before which there is nothing.
@@ -76,7 +76,7 @@ def take_over(
     position = EnqueuedPosition.unpack(stored)
     enqueued = enqueued_of(position, timelines)
     if wal_lsn is None:
-        why = "the slot was made anew"
+        why = "the slot was made again"
     elif enqueued is None:
         why = f"it is of timeline {position.timeline}, and Postgres is on {timelines.current}, which never was on that"
     elif enqueued.position.lsn > wal_lsn():

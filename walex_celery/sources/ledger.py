@@ -112,7 +112,7 @@ class Ledger:
 
 
 def _count(before: int | None, message: StreamMessage) -> int | None:
-    """Messages of a transaction so far. A stream that broke in the middle of one begins it anew."""
+    """Messages of a transaction so far. A stream that broke in the middle of one sends it again."""
     if pgoutput.is_begin(message.payload):
         return 1
     return None if before is None else before + 1

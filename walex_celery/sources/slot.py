@@ -85,7 +85,7 @@ class SlotStream:
         return max(self._stream.acknowledged_lsn, self._slot_lsn)
 
     def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
-        """Tell Postgres that everything up to *lsn* is done."""
+        """Acknowledge everything up to *lsn* to Postgres."""
         self._stream.check()
         self._stream.acknowledge(lsn, now=now)
 

@@ -76,7 +76,7 @@ class Clinic:
         """Set a parameter that takes no restart."""
         self.execute(f"ALTER SYSTEM SET {name} = '{value}'")
         self.execute("SELECT pg_reload_conf()")
-        # Each session reads it anew when it gets the signal.
+        # Each session reads it again when it gets the signal.
         wait_until(lambda: (value,) in self.execute("SELECT current_setting(%s)", [name]), message=name)
 
     def switch_wal(self, segments: int) -> None:

@@ -98,7 +98,7 @@ def test_no_worker_is_needed_for_batch_handlers(database: Database, redis_url: s
     assert ids(ask(walex)) == {("workers_running", "ok")}
 
 
-def test_a_queue_that_nobody_consumes(walex: WalEx) -> None:
+def test_a_queue_without_consumers(walex: WalEx) -> None:
     with working(other_workers(walex, "another", "shop.welcome")):
         findings = [finding for finding in ask(walex) if finding.severity != "ok"]
     assert ids(findings) == {("queues_consumed", "error")}
@@ -188,7 +188,7 @@ def test_tasks_that_run_in_the_producer(walex: WalEx) -> None:
     assert ids(look(walex)) == {("eager", "warning")}
 
 
-def test_results_that_nobody_reads(walex: WalEx) -> None:
+def test_results_that_are_not_read(walex: WalEx) -> None:
     walex.app.conf["result_backend"] = "rpc://"
     findings = look(walex)
     assert ids(findings) == {("result_backend", "warning")}

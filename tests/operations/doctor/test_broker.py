@@ -109,7 +109,7 @@ def test_dead_letters_in_a_file_are_told(
     clinic: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert clinic.examine(modules=(letters,)) == [], "nobody asked for dead letters"
+    assert clinic.examine(modules=(letters,)) == [], "no handler can make dead letters"
     walex = clinic.application(on_error="dead_letter")
     assert ids(clinic.examine(walex, (letters,))) == {("dead_letter_table", "info")}
 

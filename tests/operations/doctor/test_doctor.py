@@ -54,15 +54,15 @@ def test_the_exit_code_is_the_worst(clinic: Clinic, redis_url: str, fault: str, 
 def test_json(clinic: Clinic, redis_url: str) -> None:
     clinic.execute("ALTER PUBLICATION events DROP TABLE users")
     asked = command(healthy(clinic, redis_url), doctor_command, "--json")
-    told = json.loads(asked.output)
-    assert (told["version"], told["name"], told["worst"]) == (1, "shop", "error")
-    assert told["findings"][0] == {
+    report = json.loads(asked.output)
+    assert (report["version"], report["name"], report["worst"]) == (1, "shop", "error")
+    assert report["findings"][0] == {
         "check": "tables_published",
         "severity": "error",
         "sentence": "publication events lacks users: their changes don't arrive",
         "mend": [{"how": "sql", "line": 'ALTER PUBLICATION "events" ADD TABLE "public"."users";'}],
     }
-    severities = [finding["severity"] for finding in told["findings"]]
+    severities = [finding["severity"] for finding in report["findings"]]
     assert severities == sorted(severities, key=["error", "warning", "info", "ok"].index)
     assert PASSWORD not in asked.output
 

@@ -42,7 +42,7 @@ def test_a_durable_slot_that_is_missing(clinic: Clinic) -> None:
     assert {check for check, _ in ids(clinic.fix())} == {"slot_read"}, "it is there, and waits for a producer"
 
 
-def test_nobody_reads_it(clinic: Clinic) -> None:
+def test_a_slot_without_a_reader(clinic: Clinic) -> None:
     clinic.leave()
     findings = clinic.examine()
     assert ids(findings) == {("slot_read", "warning")}

@@ -116,7 +116,7 @@ def test_the_producer_is_among_the_workers_with_its_counts_and_a_page(
             30,
         )
         # Flower asks each thing by itself, and waits a second for the answers: a busy machine may miss some.
-        told = wait_until(
+        details = wait_until(
             lambda: (
                 (found := json.loads(flower.get(f"/api/workers?refresh=1&workername={producer.node}")))
                 and found[producer.node].keys() >= {"stats", "active_queues", "conf"}
@@ -132,12 +132,12 @@ def test_the_producer_is_among_the_workers_with_its_counts_and_a_page(
     assert {parse_task_id(id).index for id in tasks} == {0, 1}
     assert all(task["args"].startswith("<Event insert items") for task in tasks.values())
     assert all(task["client"] == producer.node for task in tasks.values())
-    assert told["stats"]["walex_slot"] == shop.name
-    assert told["stats"]["total"] == {"public.items insert": 2}
-    assert told["active_queues"] == []
-    assert told["conf"]["walex_publication"] == "events"
+    assert details["stats"]["walex_slot"] == shop.name
+    assert details["stats"]["total"] == {"public.items insert": 2}
+    assert details["active_queues"] == []
+    assert details["conf"]["walex_publication"] == "events"
     assert "public.items insert" in page
-    for text in (json.dumps(told), page, json.dumps(tasks)):
+    for text in (json.dumps(details), page, json.dumps(tasks)):
         assert shop.server.password not in text
         assert "row data" not in text
     wait_until(lambda: not (flower.worker(producer.node) or {"status": True})["status"], 30, "it is offline")

@@ -1,4 +1,4 @@
-"""What Kubernetes' probes are told, through everything that a producer goes through."""
+"""What Kubernetes' probes get, through everything that a producer goes through."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_standby_without_a_broker_is_not_ready(
 
 
 def test_a_handler_may_take_its_time(shop: Database, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To kill it would only have it begin anew."""
+    """A restart would only begin it again."""
     monkeypatch.setattr(health, "HUNG_SECONDS", 0.0)
     walex = make_walex(app, shop, publish_timeout=0.1, connect_timeout=0.1)
     entered, leave = threading.Event(), threading.Event()

@@ -218,7 +218,7 @@ def test_several_instances_share_a_port(shop: Database, app: Celery) -> None:
     with running(walexes[0]) as one, running(walexes[1]) as two, served(one, two) as port:
         families = list(text_string_to_metric_families(port.get("/metrics").text))
 
-    assert len({family.name for family in families}) == len(families), "a family is told once"
+    assert len({family.name for family in families}) == len(families), "a family comes once"
     [streaming] = [family for family in families if family.name == "walex_streaming"]
     assert {sample.labels["name"]: sample.value for sample in streaming.samples} == {"one": 1, "two": 1}
 

@@ -13,10 +13,9 @@ from celery import Celery
 from rich.console import Console
 
 from tests.operations.nodes import command, present
-from tests.pipeline.test_pause import told
 from tests.support import Database, wait_until
 from tests.support.process import commanding, producer_process
-from tests.support.producers import make_app, running
+from tests.support.producers import make_app, running, status_of
 from tests.support.shop import make_walex
 from walex_celery import Event, Lsn, WalEx
 from walex_celery.cli import EXIT_NO_PRODUCER, EXIT_OK
@@ -44,7 +43,7 @@ def test_all_is_told_at_a_glance_and_as_json(app: Celery, shop: Database) -> Non
     with present(app, walex) as producer:
         shop.execute("INSERT INTO items VALUES (1, 'a'), (2, 'quiet'), (3, 'b')")
         wait_until(lambda: producer.statistics.events == 2)
-        wait_until(lambda: told(producer).lag.bytes is not None)
+        wait_until(lambda: status_of(producer).lag.bytes is not None)
         text = command(app, "status")
         as_json = command(app, "status", "--json")
 
@@ -106,11 +105,11 @@ def test_the_lag_is_known_before_anything_was_ever_acknowledged(shop: Database) 
 
         with running(walex) as producer:
             shop.execute("INSERT INTO items VALUES (1)")
-            wait_until(lambda: told(producer).lag.seconds)
-            assert (told(producer).lag.bytes or 0) > 0
-            assert told(producer).acknowledged_lsn == slot_position(shop)
+            wait_until(lambda: status_of(producer).lag.seconds)
+            assert (status_of(producer).lag.bytes or 0) > 0
+            assert status_of(producer).acknowledged_lsn == slot_position(shop)
             valkey.start()
-            wait_until(lambda: told(producer).unconfirmed_tasks == 0, 30)
+            wait_until(lambda: status_of(producer).unconfirmed_tasks == 0, 30)
 
 
 def slot_position(database: Database) -> str:

@@ -48,7 +48,7 @@ def test_all_commands_on_each_broker(broker_url: str, shop: Database) -> None:
     assert same.output == added.output
 
 
-def test_nobody_there_is_said_and_has_an_exit_code_of_its_own(app: Celery, shop: Database) -> None:
+def test_no_producer_is_an_error_with_an_exit_code_of_its_own(app: Celery, shop: Database) -> None:
     make_walex(app, shop)
 
     result = command(app, "control", "pause", "--timeout", "0.2")
@@ -128,13 +128,13 @@ def test_instances_and_nodes_are_told_apart(app: Celery, shop: Database) -> None
         by_name = ask(app, "pause", name="other")
         by_node = ask(app, "pause", destination=[one.node])
         everyone = ask(app, "status")
-        nobody = command(app, "control", "resume", "--name", "shop", "-d", two.node, "-t", "0.3")
+        none = command(app, "control", "resume", "--name", "shop", "-d", two.node, "-t", "0.3")
         ask(app, "resume")
 
     assert [reply.node for reply in by_name] == [two.node]
     assert [reply.node for reply in by_node] == [one.node]
     assert [reply.node for reply in everyone] == sorted([one.node, two.node])
-    assert nobody.exit_code == EXIT_NO_PRODUCER
+    assert none.exit_code == EXIT_NO_PRODUCER
 
 
 def test_one_that_stands_by_has_a_name_of_its_own_and_answers(
@@ -162,7 +162,7 @@ def test_workers_are_not_disturbed_and_their_commands_pass_a_producer_over(
     with present(app, walex) as producer, working(app):
         app.control.rate_limit("celery.ping", "1/s")
         app.control.enable_events()
-        app.control.shutdown(destination=["celery@nobody"])
+        app.control.shutdown(destination=["celery@elsewhere"])
         pongs = app.control.inspect(timeout=2).ping() or {}
         memory = app.control.inspect(timeout=1).memdump() or {}
         named = app.control.inspect([producer.node], timeout=2).memdump() or {}

@@ -62,7 +62,7 @@ def test_a_transaction_is_read_when_it_is_whole(tmp_path: Path) -> None:
     assert reader.read() == whole + transaction(300)
 
 
-def test_a_transaction_that_begins_anew_is_in_it_once(tmp_path: Path) -> None:
+def test_a_transaction_that_begins_again_is_in_it_once(tmp_path: Path) -> None:
     """The connection broke in its middle, in another segment than that of its begin."""
     log = open_log(tmp_path, segment_bytes=100)
     log.append(transaction(100))
@@ -162,7 +162,7 @@ def test_a_large_message_is_read_whole(tmp_path: Path) -> None:
     assert read_all(log) == transaction(50) + large + transaction(200)
 
 
-def test_after_a_failover_positions_begin_anew(tmp_path: Path) -> None:
+def test_after_a_failover_positions_begin_again(tmp_path: Path) -> None:
     """What was read of the old timeline is confirmed first, for the same position may be another transaction there."""
     log = open_log(tmp_path)
     log.append(transaction(100, describes=USERS) + transaction(200))

@@ -1,4 +1,4 @@
-"""Promise 1: whatever a crash leaves of the log, what Postgres was told is stored is there, or its loss is told."""
+"""Promise 1: whatever a crash leaves of the log, what was acknowledged as stored is there, or its loss is an error."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def until(end_lsn: int) -> list[StreamMessage]:
 
 @pytest.fixture
 def written(tmp_path: Path) -> Path:
-    """A log of four transactions and an open one; Postgres was told that the first two are stored."""
+    """A log of four transactions and an open one; the first two were acknowledged as stored."""
     folder = tmp_path / "written"
     folder.mkdir()
     log = open_log(folder)
@@ -91,7 +91,7 @@ def test_a_file_that_ends_anywhere(written: Path) -> None:
 
 
 def test_a_byte_that_is_another_anywhere(written: Path) -> None:
-    """Before what Postgres was told is stored: an error with file and offset. After: as a torn write."""
+    """Before what was acknowledged as stored: an error with file and offset. After: as a torn write."""
     (path,) = segments(written)
     size, stored = path.stat().st_size, stored_bytes(written)
     for at, copy in zip(range(size), copies(written), strict=False):
@@ -102,8 +102,10 @@ def test_a_byte_that_is_another_anywhere(written: Path) -> None:
         if at < stored:
             with pytest.raises(SpoolError, match=str(altered)) as caught:
                 open_log(copy)
-            told = re.search(r"at offset (\d+)", str(caught.value))
-            assert 8 <= at <= 9 or (told is not None and int(told[1]) <= at), "but the version's own bytes"
+            offset = re.search(r"at offset (\d+)", str(caught.value))
+            assert 8 <= at <= 9 or (offset is not None and int(offset[1]) <= at), (
+                "but the version's own bytes"
+            )
         else:
             log = open_log(copy)
             assert log.end_lsn in (200, 300, 400)

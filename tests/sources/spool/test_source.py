@@ -54,7 +54,7 @@ def insert(database: Database, *numbers: int, note: str = "") -> None:
 
 
 def wait_until_forgotten(database: Database, timeout: float = 20) -> None:
-    """Until Postgres was told that everything written until now may be forgotten."""
+    """Until Postgres may forget everything written so far."""
     end = written(database)
     wait_until(lambda: confirmed(database) >= end, timeout, "the slot moves on")
 
@@ -62,7 +62,7 @@ def wait_until_forgotten(database: Database, timeout: float = 20) -> None:
 def test_while_the_broker_is_away_postgres_may_forget_and_nothing_is_lost(
     shop: Database, tmp_path: Path
 ) -> None:
-    """Promises 1 and 2, also when the producer starts anew meanwhile, or its connection breaks."""
+    """Promises 1 and 2, also when the producer is started again meanwhile, or its connection breaks."""
     with Valkey() as broker:
         app = make_app(broker.url())
         walex = make_walex(app, shop, tmp_path / "spool")
@@ -259,8 +259,8 @@ def test_one_spool_one_producer_and_a_standby_takes_over(
         wait_until(lambda: active(database), 30)
         with producer_process(database, redis_url, tmp_path / "second.log") as second:
             assert second.wait(30) == EXIT_SLOT_IN_USE
-        told = (tmp_path / "second.log").read_text()
-        assert f"the spool in {crash_spool} is in use by the producer with process id {leader.pid}" in told
+        output = (tmp_path / "second.log").read_text()
+        assert f"the spool in {crash_spool} is in use by the producer with process id {leader.pid}" in output
         log = tmp_path / "standby.log"
         with producer_process(database, redis_url, log, "--standby") as standby:
             wait_until(lambda: "standing by" in log.read_text(), 30)
@@ -284,7 +284,9 @@ def test_a_spool_of_another_slot_is_refused(shop: Database, app: Celery, tmp_pat
     assert not shop.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'other_walex'")
 
 
-def test_a_damaged_spool_is_told_with_file_and_offset(shop: Database, app: Celery, tmp_path: Path) -> None:
+def test_a_damaged_spool_is_an_error_with_file_and_offset(
+    shop: Database, app: Celery, tmp_path: Path
+) -> None:
     walex = make_walex(app, shop, tmp_path)
     with running(walex):
         insert(shop, *range(10))
@@ -298,7 +300,7 @@ def test_a_damaged_spool_is_told_with_file_and_offset(shop: Database, app: Celer
         pass
 
 
-def test_a_slot_that_is_dropped_is_told_after_what_was_stored_is_done(
+def test_a_slot_that_is_dropped_is_an_error_after_what_was_stored_is_done(
     shop: Database, app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     walex = make_walex(app, shop, tmp_path)
@@ -325,7 +327,7 @@ def test_a_slot_that_is_dropped_is_told_after_what_was_stored_is_done(
     assert ids == [*range(20)]
 
 
-def test_a_slot_that_went_on_without_the_spool_is_told(
+def test_a_slot_that_went_on_without_the_spool_is_logged(
     shop: Database, app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What came between is not in it: another producer had it, or it is lost."""
@@ -344,7 +346,7 @@ def test_a_slot_that_went_on_without_the_spool_is_told(
         wait_until(lambda: "the slot was acknowledged up to" in caplog.text)
     shop.execute("SELECT pg_drop_replication_slot('shop_walex')")
     with running(walex):
-        wait_until(lambda: "the slot was made anew" in caplog.text)
+        wait_until(lambda: "the slot was made again" in caplog.text)
         insert(shop, 3)
         wait_until(lambda: ids == [1, 3])
 
@@ -383,7 +385,7 @@ def own_postgres() -> Iterator[Postgres]:
 def test_postgres_may_go_and_come_back(
     own_postgres: Postgres, redis_url: str, tmp_path: Path, way: str
 ) -> None:
-    """Promise 1; and what a crash made the server forget to have been told is not stored twice."""
+    """Promise 1; and an acknowledgement that a crash made the server forget stores nothing twice."""
     database = Database(own_postgres, own_postgres.create_database())
     database.execute(SCHEMA)
     walex = make_walex(make_app(redis_url), database, tmp_path)

@@ -10,7 +10,7 @@ from contextlib import suppress
 class Bell:
     """Rung by any thread, or by a signal handler, which may take no lock; one thread waits for it.
 
-    A ring that nobody waits for is heard by the next :meth:`wait`.
+    A ring while no thread waits ends the next :meth:`wait`.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class Bell:
 
     def ring(self) -> None:
         """Wake who waits."""
-        # BlockingIOError: it rings already. Another OSError: closed, so nobody waits.
+        # BlockingIOError: it rings already. Another OSError: closed, so no thread waits.
         with suppress(OSError):
             self._writer.send(b"\0")
 
@@ -34,6 +34,6 @@ class Bell:
                     pass
 
     def close(self) -> None:
-        """Nobody will wait again."""
+        """Close the sockets; no thread may wait again."""
         self._reader.close()
         self._writer.close()

@@ -24,7 +24,7 @@ from walex_celery.telemetry.progress import human_bytes
 
 logger = logging.getLogger("walex_celery.spool.intake")
 
-#: Under load the log is synced, and Postgres told so, this often, in seconds; when nothing more comes, at once.
+#: Under load the log is synced and acknowledged this often, in seconds; when nothing more comes, at once.
 SYNC_INTERVAL: Final = 1.0
 #: Seconds to wait for a message.
 IDLE_SECONDS: Final = 1.0
@@ -44,7 +44,7 @@ class Intake(threading.Thread):
         standby: wait for a slot that is in use.
         notify: called when there is more to be read in the log, and when the thread ends.
         streaming: set while the slot is being streamed.
-        activity: where to tell what the thread does.
+        activity: where the thread reports what it is doing.
 
     Attributes:
         failure: what ended the thread, if that was not :meth:`stop`.
@@ -157,10 +157,10 @@ class Intake(threading.Thread):
         return log
 
     def _compare(self, log: Log, slot: Slot | None) -> None:
-        """Say it when the slot has gone on, or begun anew, without this spool."""
+        """Warn when the slot has moved on, or was made again, without this spool."""
         if slot is None and log.end_lsn:
             logger.warning(
-                "the slot was made anew: what was committed after %s, the spool's end, and before now, is not in it",
+                "the slot was made again: what was committed after %s, the spool's end, and before now, is not in it",
                 log.end_lsn,
                 extra={"lsn": str(log.end_lsn), "slot": self._settings.name},
             )
@@ -198,7 +198,7 @@ class Intake(threading.Thread):
                 self._acknowledge(stream, log, stream.wal_end)
 
     def _settle(self, stream: ReplicationStream, log: Log) -> None:
-        """Have what was read on the disk, then tell Postgres."""
+        """Have what was read on the disk, then acknowledge it."""
         self._acknowledge(stream, log, log.sync())
 
     def _acknowledge(self, stream: ReplicationStream, log: Log, position: Lsn) -> None:
@@ -210,7 +210,7 @@ class Intake(threading.Thread):
         """Append *messages* once there is room; whether that was before :meth:`stop`.
 
         Raises:
-            DiskFull: what has been stored of a transaction is in the way of its rest; it is to be read anew.
+            DiskFull: what has been stored of a transaction is in the way of its rest; it must be read again.
         """
         size = sum(len(message.payload) for message in messages)
         count = len(messages)
@@ -271,7 +271,7 @@ class Intake(threading.Thread):
 
 
 class Newcomers:
-    """Tells what a connection sends again from what is new: a message is in the log once.
+    """Separates what a connection sends again from what is new: a message is in the log once.
 
     Args:
         end_lsn: everything up to here is in the log.

@@ -22,7 +22,7 @@ from walex_celery.sources.spool.segment import Segment, numbers_in, path_of
 logger = logging.getLogger("walex_celery.spool.log")
 
 _NOWHERE: Final = Position(0, 0)
-#: What a new segment takes besides what it is told of relations: its folder's entry, and what blocks are rounded up to.
+#: The size of a new segment without its description of relations: its folder's entry, and blocks rounded up.
 _SEGMENT_BYTES: Final = 8192
 
 
@@ -42,7 +42,7 @@ class Log:
         segment_bytes: a segment that is this large is followed by another.
 
     Raises:
-        SpoolError: it is of another cluster or slot, or damaged before what Postgres was told is stored.
+        SpoolError: it is of another cluster or slot, or damaged before what was acknowledged.
         OSError: it can't be read.
     """
 
@@ -72,7 +72,7 @@ class Log:
         #: The position in the WAL of :attr:`end`; 0 where there is none of this timeline.
         self.end_lsn = Lsn(recovered.end_lsn)
         self._stored, self._stored_lsn = self.end, self.end_lsn
-        #: What Postgres was last told.
+        #: What was acknowledged last.
         self.acknowledged_lsn = Lsn(found.acknowledged_lsn)
         numbers = list(range(numbers[0], self._tail.number + 1))
         self._sizes = {number: path_of(folder, number).stat().st_size for number in numbers}
@@ -168,13 +168,13 @@ class Log:
         failpoint("spool-synced")
 
     def acknowledge(self, position: int) -> None:
-        """Remember that Postgres is about to be told that everything up to *position* is stored."""
+        """Remember that everything up to *position* is about to be acknowledged."""
         with self._lock:
             self.acknowledged_lsn = Lsn(position)
             self._free()
 
     def drop_open_transaction(self) -> None:
-        """Forget the transaction whose end was not appended: the stream broke, and will begin it anew."""
+        """Forget the transaction whose end was not appended: the stream broke, and will send it again."""
         if self.in_transaction:
             self._cut(self.end)
 

@@ -1,4 +1,4 @@
-"""Where the log stands: what is done of it, and what Postgres was told is stored. A file that survives anything."""
+"""Where the log stands: what is done, and what has been acknowledged. A file that survives anything."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Positions(NamedTuple):
 
     Attributes:
         consumed: everything before it has been processed and confirmed.
-        stored: everything before it was on the disk before Postgres was told so.
-        acknowledged_lsn: what Postgres was told.
+        stored: everything before it was on the disk before it was acknowledged.
+        acknowledged_lsn: what was acknowledged.
     """
 
     consumed: Position

@@ -21,7 +21,7 @@ class Recovered:
     Args:
         folder: of the log.
         numbers: of its segments.
-        stored: Postgres was told that everything before this is stored.
+        stored: everything before this has been acknowledged.
 
     Raises:
         SpoolError: bytes before *stored* are not as they were written.
@@ -30,7 +30,7 @@ class Recovered:
     def __init__(self, folder: Path, numbers: list[int], stored: Position) -> None:
         if stored.segment > numbers[-1]:
             raise SpoolError(
-                f"{folder} ends with segment {numbers[-1]}, and Postgres was told that {stored.segment} is stored: "
+                f"{folder} ends with segment {numbers[-1]}, and {stored.segment} has been acknowledged to Postgres: "
                 "segments are missing. See 'A damaged spool' in docs/operations/spool.md"
             )
         for number in reversed(numbers):

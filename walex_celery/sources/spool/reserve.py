@@ -11,7 +11,7 @@ _NAME: Final = "reserve"
 
 
 class Reserve:
-    """A file that takes room in *folder*; whoever needs that room gives the file up."""
+    """A file that reserves room in *folder*, to be given up when that room is needed."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / _NAME

@@ -178,7 +178,7 @@ class Segment:
 def damaged(path: Path, offset: int, what: str) -> SpoolError:
     """The error for a segment that has been altered."""
     return SpoolError(
-        f"{path} is damaged at offset {offset}: {what}. Postgres was told that this is stored, and has forgotten it: "
+        f"{path} is damaged at offset {offset}: {what}. it has been acknowledged, so Postgres has forgotten it: "
         "see 'A damaged spool' in docs/operations/spool.md"
     )
 

@@ -20,7 +20,7 @@ LARGEST_SEGMENT_BYTES: Final = 64 * 2**20
 class Spool:
     """A message middleware that stores the stream on the producer's disk, and feeds the processing from there.
 
-    Postgres may forget what is stored, so a broker that is away for a day, or a slow handler, does not make it keep
+    Postgres may forget what is stored, so a broker that is down for a day, or a slow handler, does not make it keep
     WAL. The slot must be durable. The spool is read and written while a producer runs, not before.
 
     Args:
