@@ -7,11 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+# pip looks at requires-python last, after it has downloaded each dependency. This file it reads first.
+if sys.version_info < (3, 11):  # noqa: UP036
+    sys.exit("walex-celery needs Python 3.11 or newer; this is Python " + sys.version.split()[0])
 
 SPEEDUPS = Path("walex_celery", "_speedups")
 

@@ -23,15 +23,17 @@ _PARTS = ("drains", "growth", "huge", "latency")
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--scale", default=1.0, help="Times the number of events of each shape.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, help="Times each contender drains a shape.")
+@click.option("--scale", default=1.0, help="Multiplies the number of events of each shape.")
+@click.option(
+    "--rounds", type=click.IntRange(min=1), default=3, help="How often each contender drains a shape."
+)
 @click.option("--quick", is_flag=True, help="One round at scale 0.05: about two minutes, for a first look.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(_PARTS), help="Only this part; repeatable.")
 @click.option(
     "--shape", "shapes", multiple=True, type=click.Choice([s.name for s in SHAPES]), help="Only this."
 )
 @click.option("--contender", "contenders", multiple=True, type=click.Choice(list(BY_NAME)), help="Only this.")
-@click.option("--minutes", default=18.0, help="After these, shapes get no further rounds.")
+@click.option("--minutes", default=18.0, help="After this time, start no further rounds.")
 @click.option("--latency-seconds", default=12.0, help="How long each load of the latency part lasts.")
 @click.option(
     "--valkey-persistence",
@@ -65,7 +67,7 @@ def main(
     docs: bool,
     report: Path | None,
 ) -> None:
-    """Drain the same WAL by pg_recvlogical, by the producer at various work, and by what it replaces."""
+    """Drain the same WAL with pg_recvlogical, with the producer doing various work, and with what it replaces."""
     console = Console()
     if report is not None:
         samples = read_samples(report)
@@ -101,7 +103,7 @@ def _measure(
     write_samples(output, [machine])
     samples: list[Sample] = [machine]
     for sample in run_plan(servers, plan, console.print):
-        # Kept as they come: a run that is broken off has told something.
+        # Written one by one: an interrupted run keeps what it has measured.
         write_samples(output, [sample])
         samples.append(sample)
     console.print(f"JSON lines: {output}")

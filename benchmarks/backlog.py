@@ -18,7 +18,7 @@ from walex_celery.testing.servers import Postgres
 
 PUBLICATION = "bench"
 
-# Of a whole cluster, not of a database.
+# Slot names are unique in a cluster, not in a database.
 _slot_numbers = count(1)
 
 
@@ -28,8 +28,8 @@ class Backlog(msgspec.Struct, frozen=True):
     Attributes:
         shape: of the load.
         database: its name.
-        end: who has confirmed more than this has drained all of it.
-        slots: by number of events: a slot that was never read and that many events before the end.
+        end: a drain is complete once it has confirmed more than this.
+        slots: by number of events: an unread slot that many events before the end.
     """
 
     shape: Shape
@@ -71,8 +71,8 @@ def _fill(
         cursor.execute("SET synchronous_commit = off")
         cursor.execute(shape.schema)
         cursor.execute(f"CREATE PUBLICATION {PUBLICATION} FOR TABLE {shape.table}")
-        # A slot that is to see fewer events is made later: so each drain ends at the end of the WAL, where what was
-        # read and what is confirmed are the same.
+        # A slot for fewer events is created later, so each drain ends at the end of the WAL, where everything read is
+        # also confirmed.
         for size, next_size in zip(wanted, [*wanted[1:], 0], strict=True):
             slots[size + 1] = f"bench_{next(_slot_numbers)}"
             cursor.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [slots[size + 1]])
@@ -84,7 +84,7 @@ def _fill(
         row = cursor.fetchone()
         assert row is not None
         cursor.execute(shape.marker)
-        # Writes all out, so that no drain shares the disk with it, and flushes the WAL, which is all that is sent.
+        # Flushes the WAL, since only flushed WAL is sent, and keeps later writes out of the drains.
         cursor.execute("CHECKPOINT")
     return Backlog(shape, database, Lsn.parse(row[0]), slots)
 
@@ -114,7 +114,7 @@ def _fill_at_once(postgres: Postgres, database: str, shape: Shape, events: int) 
 
 @contextmanager
 def copied_slot(postgres: Postgres, backlog: Backlog, events: int) -> Iterator[str]:
-    """Name a fresh copy of the slot that sees *events*; the very same WAL for each who drains one."""
+    """Yield the name of a fresh copy of the slot that sees *events*: every drain gets the same WAL."""
     name = f"bench_{next(_slot_numbers)}"
     opened = postgres.connect(backlog.database)
     try:
@@ -125,7 +125,7 @@ def copied_slot(postgres: Postgres, backlog: Backlog, events: int) -> Iterator[s
             try:
                 yield name
             finally:
-                # A walsender may take a moment to see that its client has gone.
+                # A walsender may take a moment to notice that its client disconnected.
                 cursor.execute(
                     "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots"
                     " WHERE slot_name = %s AND active_pid IS NOT NULL",

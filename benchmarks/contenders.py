@@ -1,4 +1,4 @@
-"""Who drains: names, what each does with an event, and how many events it is given."""
+"""The contenders: their names, what each does with an event, and how many events it drains."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.shapes import Shape
 #: What is done with each event.
 Work = Literal[
     "recvlogical",  # pg_recvlogical writes it to /dev/null
-    "unsubscribed",  # nobody subscribed to the table
+    "unsubscribed",  # the table is not subscribed
     "filtered",  # dropped by unwatched_records
     "one_column",  # a batch handler reads one column
     "all_columns",  # a batch handler reads them all
@@ -19,7 +19,7 @@ Work = Literal[
     "publish_three",  # three tasks
     "signal",  # a task, with a receiver of a publish signal connected
     "delay",  # a batch handler calls task.delay(event)
-    "ready_made",  # no reading: messages made before are written, with the same confirmations
+    "ready_made",  # nothing is read: prebuilt messages are written, with the same confirmations
 ]
 Broker = Literal["valkey", "classic", "quorum"]
 
@@ -67,7 +67,7 @@ class Contender(msgspec.Struct, frozen=True):
 
 
 _INSERTS = ("single", "thousand")
-# What has targets for single rows only: a run must end.
+# Those with targets for single rows only, to keep a run short.
 _SINGLE = ("single",)
 
 CONTENDERS = (

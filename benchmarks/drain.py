@@ -1,4 +1,4 @@
-"""A contender's own process: reads a Job, drains, prints the Outcome."""
+"""A contender's process: reads a Job, drains, prints the Outcome."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.queues import QUEUE, queue_arguments
 from benchmarks.ready_made import write_ready_made
 from walex_celery import Event, Producer, WalEx
 
-#: Seconds between looks at the producer's position: short next to a drain, and long enough to cost nothing.
+#: Seconds between checks of the producer's position: short compared with a drain, long enough to cost nothing.
 _LOOK_SECONDS = 0.002
 
 
@@ -39,7 +39,7 @@ class Drain:
         self.job = job
         self.app = _celery(job)
         self.handled = 0
-        # A subscription is needed for the producer to start; this one is to a table that there is not.
+        # The producer needs a subscription to start; this one names a table that does not exist.
         table = "nothing" if job.work == "unsubscribed" else job.table
         self.walex = WalEx(
             self.app,
@@ -53,7 +53,7 @@ class Drain:
         self.producer = Producer(self.walex)
 
     def run(self) -> Outcome:
-        """Drain to the end, and say how it went."""
+        """Drain to the end, and return the outcome."""
         register(self)
         ways = _Ways()
         counted = self.job.work in ("one_column", "all_columns", "delay")
@@ -90,7 +90,7 @@ class Drain:
 
 
 def define_tasks(app: Celery) -> list[Any]:
-    """Three tasks that a worker would find nothing to do in."""
+    """Three empty tasks."""
 
     def task(event: Event) -> None: ...
 
@@ -98,7 +98,7 @@ def define_tasks(app: Celery) -> list[Any]:
 
 
 def register(drain: Drain) -> None:
-    """Register the handlers that the work takes."""
+    """Register the handlers for the work."""
     job = drain.job
     on_event = drain.walex.on_event
     first, *others = define_tasks(drain.app)
@@ -136,11 +136,11 @@ def register(drain: Drain) -> None:
 
 
 def _listen(**_: Any) -> None:
-    """Do nothing, as the cheapest receiver would: what having one costs is asked."""
+    """Do nothing: only the cost of having a receiver is measured."""
 
 
 class _Ways(logging.Handler):
-    """Keeps by which way the log says that tasks are published."""
+    """Extracts from the log how tasks are published."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
@@ -167,7 +167,7 @@ def _celery(job: Job) -> Celery:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process held: of its own, not of the one that it was forked from."""
+    """This process' peak memory, without that of the process that it was forked from."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -178,7 +178,7 @@ def peak_bytes() -> int:
 
 
 def main() -> None:
-    """Do the job that standard input tells."""
+    """Do the job from standard input."""
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     drain = Drain(job)
     if job.work == "ready_made":

@@ -1,4 +1,4 @@
-"""What a contender's process is told, and what it answers, as JSON on its standard input and output."""
+"""A contender's input and output, as JSON on its standard input and output."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Job(msgspec.Struct, frozen=True):
         work: what to do with each event.
         broker: the kind of broker, and of its queue.
         broker_url: where it is.
-        postgres_url: the database, with its password: that is why this comes by standard input.
-        slot: to be drained by nobody else.
+        postgres_url: the database, with the password: that is why the job comes on standard input.
+        slot: the slot to drain, used by nothing else.
         end: position that must be exceeded.
         events: how many there are to that end.
         table: whose changes they are.
@@ -41,11 +41,11 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How it went.
+    """The outcome of a drain.
 
     Attributes:
         events: how many were drained.
-        seconds: from the begin of streaming to the last confirmation.
+        seconds: from the start of streaming to the last confirmation.
         cpu_seconds: user and system time of the contender's process in between.
         peak_bytes: the most memory that the process ever held.
         ways: how tasks were published, as the log says.

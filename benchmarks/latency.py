@@ -25,7 +25,7 @@ from benchmarks.shapes import SINGLE
 from walex_celery.testing.servers import Postgres
 
 RATES = (100, 5000)
-#: Tasks a second that are timed; the others of the rate are published to a queue that nobody consumes.
+#: Timed tasks per second; the rest of the rate is published to a queue without a consumer.
 TIMED_RATE = 100
 
 _WARM_UP = 50
@@ -38,7 +38,7 @@ COMMIT = "commit"
 def measure_latency(
     servers: Servers, broker: Literal["valkey", "classic"], rates: Sequence[int], seconds: float, rounds: int
 ) -> Iterator[LatencySample]:
-    """Time a bare ``delay()``, and commits at each of *rates* a second, in turn, for *seconds* each in all."""
+    """Time a bare ``delay()``, and commits at each of *rates* per second, in turn, for *seconds* each in total."""
     database = servers.postgres.create_database()
     with ExitStack() as stack:
         stack.callback(servers.postgres.drop_database, database)
@@ -132,7 +132,7 @@ class _Run:
                 process.wait()
 
     def warm_up(self) -> None:
-        """Return when worker and producer are at work, and have been for a few tasks."""
+        """Wait until worker and producer run, and have processed a few tasks."""
         self._call(_WARM_UP, TIMED_RATE)
         self.take(_WARM_UP)
         self._wait_until(lambda: self._number("SELECT count(*) FROM pg_replication_slots WHERE active") > 0)

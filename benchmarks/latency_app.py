@@ -14,7 +14,7 @@ from benchmarks.backlog import PUBLICATION
 from walex_celery import Event, WalEx
 
 TIMED_QUEUE = "timed"
-#: Nobody consumes it: on few cores, no worker runs thousands of tasks a second, but a producer publishes them.
+#: Without a consumer: on few cores a producer can publish thousands of tasks a second, but no worker can run them.
 BULK_QUEUE = "bulk"
 
 app = Celery("bench", broker=os.environ.get("BENCH_BROKER_URL"))
@@ -39,7 +39,7 @@ def _keep(seconds: float) -> None:
         os.close(descriptor)
 
 
-# event_subscribe says who is timed, active who goes to the bulk.
+# event_subscribe marks timed rows, active marks rows for the bulk queue.
 
 
 @walex.on_insert("users", {"unwatched_records": {"event_subscribe": False}})

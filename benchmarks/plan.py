@@ -31,51 +31,51 @@ class Plan(msgspec.Struct, frozen=True):
     minutes: float = 18.0
 
 
-#: Where progress is told, a line a measurement.
-Tell = Callable[[str], object]
+#: Prints progress, one line per measurement.
+Report = Callable[[str], object]
 
 
-def run_plan(servers: Servers, plan: Plan, tell: Tell) -> Iterator[Sample]:
+def run_plan(servers: Servers, plan: Plan, report: Report) -> Iterator[Sample]:
     """Measure all of *plan*, yielding each sample as soon as there is one."""
-    clock = _Clock(plan.minutes, tell)
+    clock = _Clock(plan.minutes, report)
     if "growth" in plan.parts:
-        yield from _lengths(servers, plan, GROWTH, (0.1, 1.0), plan.rounds, tell)
+        yield from _lengths(servers, plan, GROWTH, (0.1, 1.0), plan.rounds, report)
         clock.lap("growth")
     if "huge" in plan.parts:
-        # Once: memory is not a matter of luck.
-        yield from _lengths(servers, plan, HUGE, (0.01, 1.0), 1, tell)
+        # Once: peak memory varies little.
+        yield from _lengths(servers, plan, HUGE, (0.01, 1.0), 1, report)
         clock.lap("huge")
     if "latency" in plan.parts:
         for broker in ("valkey", "classic"):
-            tell(f"latency: {broker}")
+            report(f"latency: {broker}")
             for sample in measure_latency(servers, broker, RATES, plan.latency_seconds, plan.rounds):
-                tell(_latency_line(sample))
+                report(_latency_line(sample))
                 yield sample
         clock.lap("latency")
     if "drains" in plan.parts:
         # Last, those with targets first: what a slow machine has no time for is rounds of the others.
         for shape in SHAPES:
             if not plan.shapes or shape.name in plan.shapes:
-                yield from _drains(servers, plan, shape, clock, tell)
+                yield from _drains(servers, plan, shape, clock, report)
                 clock.lap(f"drains, {shape.name}")
 
 
 class _Clock:
-    """Tells what took how long, and when there is no time for more."""
+    """Reports how long each part took, and knows when the time is up."""
 
-    def __init__(self, minutes: float, tell: Tell) -> None:
+    def __init__(self, minutes: float, report: Report) -> None:
         self._began = self._lap = time.monotonic()
         self._seconds = minutes * 60
-        self._tell = tell
+        self._report = report
 
     def lap(self, part: str) -> None:
-        """Tell how long *part* took."""
+        """Report how long *part* took."""
         now = time.monotonic()
-        self._tell(f"{part}: {now - self._lap:.0f} s, {now - self._began:.0f} s in all")
+        self._report(f"{part}: {now - self._lap:.0f} s, {now - self._began:.0f} s in all")
         self._lap = now
 
     def has(self, seconds: float) -> bool:
-        """Whether so much time is left."""
+        """Whether that much time is left."""
         return time.monotonic() - self._began + seconds <= self._seconds
 
 
@@ -83,7 +83,9 @@ class _Clock:
 _OTHERS_SECONDS = 150.0
 
 
-def _drains(servers: Servers, plan: Plan, shape: Shape, clock: _Clock, tell: Tell) -> Iterator[DrainSample]:
+def _drains(
+    servers: Servers, plan: Plan, shape: Shape, clock: _Clock, report: Report
+) -> Iterator[DrainSample]:
     contenders = [
         contender
         for contender in CONTENDERS
@@ -92,19 +94,19 @@ def _drains(servers: Servers, plan: Plan, shape: Shape, clock: _Clock, tell: Tel
     if not contenders:
         return
     sizes = {contender.name: contender.size(shape, plan.scale) for contender in contenders}
-    tell(f"filling: {shape.title}, {max(sizes.values()):,} events")
+    report(f"filling: {shape.title}, {max(sizes.values()):,} events")
     with filled(servers.postgres, shape, sizes.values()) as backlog:
         for number in range(1, plan.rounds + 1):
             began = time.monotonic()
-            # Another first each time: what the machine does at its start is nobody's alone.
+            # Rotate the order, so that no contender is always the first.
             for contender in _rotated(contenders, number - 1):
                 events = rounded(shape, sizes[contender.name]) + 1
                 sample = run_drain(servers, backlog, contender, events, number)
-                tell(_drain_line(sample))
+                report(_drain_line(sample))
                 yield sample
             took = time.monotonic() - began
             if not clock.has(took + (_OTHERS_SECONDS if shape in (SINGLE, THOUSAND) else took)):
-                tell(f"{shape.name}: no time for more than {number} rounds")
+                report(f"{shape.name}: no time for more than {number} rounds")
                 break
 
 
@@ -114,19 +116,19 @@ def _rotated(contenders: list[Contender], by: int) -> list[Contender]:
 
 
 def _lengths(
-    servers: Servers, plan: Plan, shape: Shape, shares: Sequence[float], rounds: int, tell: Tell
+    servers: Servers, plan: Plan, shape: Shape, shares: Sequence[float], rounds: int, report: Report
 ) -> Iterator[DrainSample]:
     """Drain a short and a long backlog in turn, one function to Valkey."""
     sizes = [max(50, round(shape.events * plan.scale * share)) for share in shares]
     if shape is HUGE:
         # Each slot sees a transaction of so many rows; the longer one sees the short one after it.
         sizes[-1] += sizes[0]
-    tell(f"filling: {shape.title}, {max(sizes):,} events")
+    report(f"filling: {shape.title}, {max(sizes):,} events")
     with filled(servers.postgres, shape, sizes) as backlog:
         for number in range(1, rounds + 1):
             for size in sizes:
                 sample = run_drain(servers, backlog, BY_NAME["valkey"], rounded(shape, size) + 1, number)
-                tell(_drain_line(sample))
+                report(_drain_line(sample))
                 yield sample
 
 

@@ -1,4 +1,4 @@
-"""The queue that a contender publishes to: empty before, counted after, gone at the end."""
+"""The queue that a contender publishes to: emptied before, counted after, deleted at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COUNT_DEADLINE_SECONDS = 10.0
 
 
 def queue_arguments(broker: Broker) -> dict[str, str]:
-    """What a queue of RabbitMQ is declared with."""
+    """The arguments to declare a RabbitMQ queue with."""
     return {"x-queue-type": broker}
 
 
@@ -72,7 +72,7 @@ class BenchQueue(ABC):
             self._reaper.join()
 
     def expect(self, count: int) -> None:
-        """Return when the queue has *count* messages (a quorum queue tells of them a little later).
+        """Wait until the queue has *count* messages (a quorum queue reports them with a delay).
 
         Raises:
             RuntimeError: it has another number.
@@ -114,7 +114,7 @@ class RabbitQueue(BenchQueue):
         super().__init__(url)
         self._connection = Connection(url)
         if reap:
-            # Now, as the contender will: to empty a quorum queue while it is being declared breaks the channel.
+            # Declared now, as the contender will: purging a quorum queue during its declaration breaks the channel.
             arguments = queue_arguments(broker)
             cast(Any, self._connection.default_channel).queue_declare(
                 QUEUE, durable=True, auto_delete=False, arguments=arguments
@@ -125,7 +125,7 @@ class RabbitQueue(BenchQueue):
         return int(cast(Any, self._connection.default_channel).queue_purge(QUEUE))
 
     def _waiting(self) -> int:
-        # Purged, not declared passively: a quorum queue tells how many it has a little later.
+        # Purged, not declared passively: a quorum queue reports its length with a delay.
         return self._reap_now()
 
     def close(self) -> None:

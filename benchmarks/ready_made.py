@@ -1,4 +1,4 @@
-"""The limit that RabbitMQ itself sets: messages made before, written with the same confirmations."""
+"""RabbitMQ's own limit: prebuilt messages, written with the same confirmations."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 from celery import Celery
 
 from walex_celery.broker import Publisher
-from walex_celery.broker.amqp import AmqpWriter
+from walex_celery.broker.amqp.writer import AmqpWriter
+from walex_celery.broker.driver import Batch
 from walex_celery.broker.link import Link
-from walex_celery.broker.wire import Batch, Item
+from walex_celery.broker.templates.wire import Item
 from walex_celery.pipeline.delivery import FLUSH_TASKS
 
 
@@ -34,7 +35,7 @@ def write_ready_made(
         template = function.template
         if template is None:
             raise RuntimeError("the task's messages have no template")
-        # Not the publisher's: that starts its heartbeat thread, and nobody here takes turns with it.
+        # Not the publisher's, which starts a heartbeat thread; nothing here takes turns with it.
         writer.declare(function.declares)
         made: list[Item] = []
         for number, (value, argsrepr) in enumerate(values):

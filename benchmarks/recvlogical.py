@@ -35,7 +35,7 @@ def drain_by_recvlogical(postgres: Postgres, database: str, job: Job) -> Outcome
             began = time.perf_counter()
             break
         said += line
-    # It allocates nothing as it goes: what it holds now is what it holds at its end.
+    # It allocates nothing while running: its memory now is its memory at the end.
     peak = _peak_bytes(process.pid)
     said += process.stderr.read()
     process.stderr.close()

@@ -32,9 +32,9 @@ def run_drain(
     shape = backlog.shape
     with (
         copied_slot(servers.postgres, backlog, events) as slot,
-        # What millions of rows become would not fit Valkey's memory, and it is the producer's that is asked. A queue of
-        # RabbitMQ that nobody empties takes each message more slowly, the longer it gets (its process collects garbage
-        # among all of them): whoever enqueues fewer, as delay() does, would seem the faster for it.
+        # The messages of millions of rows would not fit in Valkey's memory, and only the producer is measured. A
+        # RabbitMQ queue without a consumer gets slower with its length (its process collects garbage among all
+        # messages), which would favour contenders that enqueue fewer, such as delay().
         empty_queue(
             servers, contender.broker, reap=contender.broker != "valkey" or shape.name == "huge"
         ) as queue,

@@ -1,4 +1,4 @@
-"""What a run yields: one record a measurement, kept as JSON lines."""
+"""The results of a run: one record per measurement, stored as JSON lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The servers of one run, nobody else's: Postgres 18, Valkey and RabbitMQ."""
+"""The servers of one run, used by nothing else: Postgres 18, Valkey and RabbitMQ."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class Servers:
     rabbitmq: RabbitMQ
 
     def cpu_seconds(self) -> float | None:
-        """CPU seconds that all of them have taken so far; ``None`` where the system does not tell (not Linux)."""
+        """CPU seconds that all of them have used so far; ``None`` if the system does not report it (not Linux)."""
         servers = (self.postgres, self.valkey_server, self.rabbitmq)
         living = {pid for server in servers for pid in processes_in(server.folder)}
         if not living:
             return None
-        # By parent too: a backend that has ended is nowhere, until the postmaster has taken note of it. Twice, because
-        # it may do so after it was looked at itself, and before the backend was.
+        # By parent too: the time of a backend that ended counts in the postmaster, once that has reaped it. Measured
+        # twice, because it may do so just between the readings of the two.
         ticks = [
             sum(taken.ticks for taken in _cpu_taken() if not living.isdisjoint((taken.pid, taken.parent)))
             for _ in range(2)
@@ -60,10 +60,10 @@ class Servers:
         with closing(self.postgres.connect()) as opened:
             postgres = f"{opened.server_version // 10000}.{opened.server_version % 10000}"
         with self.valkey() as client:
-            told = cast(Any, client.info("server"))
+            info = cast(Any, client.info("server"))
         with Connection(self.rabbitmq.url()) as connection:
             rabbitmq = cast(Any, connection.connection).server_properties["version"]
-        valkey = told.get("valkey_version") or told["redis_version"]
+        valkey = info.get("valkey_version") or info["redis_version"]
         return {"Postgres": postgres, "Valkey": str(valkey), "RabbitMQ": str(rabbitmq)}
 
 
@@ -89,8 +89,8 @@ class _Taken(NamedTuple):
 
 
 def _cpu_taken() -> Iterator[_Taken]:
-    """What each process has taken, with what its children had when they ended (proc_pid_stat(5))."""
+    """The CPU time of each process, including its ended children (proc_pid_stat(5))."""
     for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has just ended, and its parent tells
+        with suppress(OSError):  # it has just ended, and counts in its parent
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
             yield _Taken(int(entry.name), int(fields[1]), sum(map(int, fields[11:15])))

@@ -1,8 +1,8 @@
-"""Holds the shop's effects against what ``load.py`` made of it: did every change make its tasks run?
+"""Compares the shop's effects with what ``load.py`` changed: did every change make its tasks run?
 
     python check.py made.json --wait 30
 
-For a shop that began empty. Exits with 0 when all is as expected, with 1 when ``--wait`` seconds did not help.
+The shop must have been empty before. Exits with 0 if all is as expected, with 1 if it is not after ``--wait`` seconds.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def expected(made: dict[str, Any]) -> dict[str, str]:
 
 
 def found() -> dict[str, str]:
-    """The effects that are there."""
+    """The effects found."""
     with transaction() as cursor:
 
         def one(query: str) -> Any:

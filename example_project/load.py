@@ -1,9 +1,9 @@
-"""Customers of the shop: inserts, updates and deletes at a rate, the same ones for the same seed.
+"""The shop's customers: inserts, updates and deletes at a given rate, the same ones for the same seed.
 
     python load.py --rate 20 --seconds 60 --report made.json
 
-The report says how many of each change it made; ``check.py`` holds the effects against it. It ends at
-``--seconds`` or ``--count`` transactions, or at SIGINT or SIGTERM, after the transaction in hand.
+The report counts the changes made; ``check.py`` compares the effects with it. The load ends after ``--seconds`` or
+``--count`` transactions, or on SIGINT or SIGTERM, after the current transaction.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ PRODUCTS = ("kettle", "lamp", "notebook", "pen", "teapot")
 
 @dataclass
 class Made:
-    """What was committed: rows changed by table and kind, and what the shop should make of them."""
+    """What was committed: the number of rows changed by table and kind, and the effects they should have."""
 
     transactions: int = 0
     users: dict[str, int] = field(default_factory=lambda: {"insert": 0, "update": 0, "delete": 0})
     orders: dict[str, int] = field(default_factory=lambda: {"insert": 0, "update": 0, "delete": 0})
     order_items: dict[str, int] = field(default_factory=lambda: {"insert": 0, "update": 0, "delete": 0})
-    #: Changes of users that their filters drop: quiet users, and fields that nobody watches.
+    #: Changes of users that filters drop: quiet users, and unwatched fields.
     unwatched: int = 0
-    #: As users, without those.
+    #: Like users, without those.
     watched_users: dict[str, int] = field(default_factory=lambda: {"insert": 0, "update": 0, "delete": 0})
     shipped: int = 0
     revenue: str = "0"
@@ -50,7 +50,7 @@ class Made:
 
 @dataclass
 class Order:
-    """An order as its customer knows it: quantity and price by line."""
+    """An order as its customer sees it: quantity and price by line."""
 
     user: int
     items: list[tuple[int, Decimal]]
@@ -114,7 +114,7 @@ class Customers:
 
     def _rename(self, cursor: cursor) -> None:
         user = self._random.choice(list(self._users))
-        # Never the name it has: that would change nothing but updated_at.
+        # Always a different name: otherwise only updated_at would change.
         cursor.execute("UPDATE users SET name = 'New ' || name WHERE id = %s", (user,))
         self._count_user("update", watched=self._users[user])
 
@@ -183,7 +183,7 @@ class Customers:
         self.made.order_items["delete"] += len(order.items)
 
     def _look_at_one(self) -> int:
-        """Somebody looks at an order's page just before it changes, so that the cache holds what won't be so."""
+        """Cache an order's page just before the order changes, so that the cache is stale afterwards."""
         number = self._random.choice(list(self._orders))
         with cache() as client:
             client.set(page_key(number), f"order {number}: {self._orders[number].total}")
@@ -206,7 +206,7 @@ class Customers:
 
 
 def run(customers: Customers, *, rate: float, seconds: float | None, count: int | None) -> None:
-    """Act at *rate* transactions a second until the time or count is up, or a signal says so."""
+    """Run *rate* transactions a second until the time or count is reached, or a signal comes."""
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stopping.set())

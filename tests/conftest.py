@@ -10,9 +10,12 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from celery import Celery
 from celery import _state as celery_state
 
 from tests.support import Database
+from tests.support.producers import make_app
+from tests.support.shop import SCHEMA
 from walex_celery.testing.servers import Postgres, RabbitMQ, Valkey, npm_postgres
 
 # Speed lives in benchmarks/: how long an example takes on a busy machine says nothing about the code.
@@ -138,3 +141,18 @@ def broker_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty broker, of each kind in turn."""
     url: str = request.getfixturevalue({"valkey": "redis_url", "rabbitmq": "amqp_url"}[request.param])
     return url
+
+
+@pytest.fixture
+def app(redis_url: str) -> Iterator[Celery]:
+    """A Celery application of the test's own, on Valkey."""
+    app = make_app(redis_url)
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def shop(database: Database) -> Database:
+    """A database with the tables and the publication of ``support/shop.py``."""
+    database.execute(SCHEMA)
+    return database

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from struct import pack
 
-from walex_celery.events.record import UNCHANGED, Cell
+from walex_celery.events.cells import UNCHANGED, Cell
 
 INT4, TEXT, BOOL, JSON, JSONB, NUMERIC = 23, 25, 16, 114, 3802, 1700
 

@@ -173,7 +173,7 @@ def test_the_decorators(app: Celery) -> None:
     walex.on_truncate("users", ["crm.add"])(handle)
     walex.on_message("audit", ["crm.add"])(handle)
 
-    assert [(h.kind, h.table and str(h.table), h.prefix, h.functions) for h in walex.handlers] == [
+    assert [(h.decorator, h.table and str(h.table), h.prefix, h.functions) for h in walex.handlers] == [
         ("on_event", None, None, ("crm.add",)),
         ("on_insert", "users", None, ()),
         ("on_update", "sales.orders", None, ("crm.add",)),
@@ -297,20 +297,20 @@ def test_a_worker_imports_event_modules_with_its_own(app: Celery, package: Packa
 
 def test_listeners_are_told_of_changes_and_new_handlers(app: Celery) -> None:
     walex = make(app)
-    told: list[str] = []
-    unlisten = walex.listen(lambda: told.append("change"))
+    calls: list[str] = []
+    unlisten = walex.listen(lambda: calls.append("change"))
 
     walex.add_config("subscriptions", ["users"])
     walex.remove_config("subscriptions", ["users"])
     walex.replace_config("password", "new")
     walex.on_insert("users")(lambda events: None)
-    assert len(told) == 4
+    assert len(calls) == 4
 
     with pytest.raises(ConfigurationError):
         walex.replace_config("name", "other")
     unlisten()
     walex.add_config("subscriptions", ["users"])
-    assert len(told) == 4
+    assert len(calls) == 4
 
 
 def test_a_module_added_is_imported(app: Celery, package: Package) -> None:

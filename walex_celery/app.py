@@ -1,9 +1,11 @@
-"""WalEx: binds a Celery application, settings and handlers."""
+"""WalEx: binds a Celery application, settings and handlers.
+
+Workers load this module too, so what only a producer needs is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import importlib
-import logging
 import pkgutil
 import sys
 import threading
@@ -11,27 +13,21 @@ from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery import Celery, signals
 from pydantic import SecretStr
 
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import ALL_TABLES, Filters, Table
-from walex_celery.handlers.policies import OnError
+from walex_celery.handlers.kinds import DELETE, INSERT, MESSAGE, ON_EVENT, TRUNCATE, UPDATE
 from walex_celery.handlers.registry import Registry
-from walex_celery.settings.model import (
-    EventModules,
-    Reloaded,
-    WalExSettings,
-    changed,
-    load_settings,
-    reloaded,
-    without_password,
-)
-from walex_celery.sources.spool import Spool
+from walex_celery.settings.model import EventModules, WalExSettings, load_settings
+from walex_celery.settings.url import without_password
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from walex_celery.handlers.policies import OnError
+    from walex_celery.settings.changes import Reloaded
 
 Decorated = TypeVar("Decorated")
 _FilterArgument = Filters | Mapping[str, Any] | None
@@ -76,7 +72,7 @@ class WalEx:
             for key, value in settings.items()
         }
         self._settings: WalExSettings | None = None
-        #: As their sources last gave them.
+        # As their sources last gave them.
         self._loaded: WalExSettings | None = None
         self._hidden: dict[str, Any] = {}
         self._lock = threading.RLock()
@@ -88,7 +84,7 @@ class WalEx:
                 f"this Celery application has a WalEx named {name!r} already; give name= another"
             )
         named[name] = self
-        # A worker must know the tasks that event modules define, as Celery's own imports= are known to it.
+        # A worker must know the tasks that event modules define, as it knows those of Celery's own imports=.
         signals.import_modules.connect(self._on_import_modules, sender=app)
 
     def __repr__(self) -> str:
@@ -107,7 +103,7 @@ class WalEx:
             return self._settings
 
     def _conf(self) -> Mapping[str, Any]:
-        # The application's own name will do, unless any source names the instance.
+        # The application's own name is the default, after all other sources.
         return ChainMap(self._hidden, self.app.conf, {"walex_name": self.app.main} if self.app.main else {})
 
     def _hide_url(self) -> None:
@@ -120,7 +116,8 @@ class WalEx:
             self._hidden["walex_url"] = SecretStr(url)
             self.app.conf["walex_url"] = without_password(url)
 
-    # Handlers. The order of arguments is WalEx's: table, filters, functions.
+    # Handlers: a decorator for each kind of event (handlers/kinds.py), and on_event. The order of arguments is that of
+    # Elixir's WalEx: table, filters, functions.
 
     def on_event(
         self,
@@ -146,7 +143,7 @@ class WalEx:
         Raises:
             ConfigurationError: for an argument that can't be one.
         """
-        return self._register("on_event", table, filters, functions, on_error)
+        return self._register(ON_EVENT, table, filters, functions, on_error)
 
     def on_insert(
         self,
@@ -157,7 +154,7 @@ class WalEx:
         on_error: OnError | str | None = None,
     ) -> Callable[[Decorated], Decorated]:
         """Handle inserts into *table*; arguments as :meth:`on_event`."""
-        return self._register("on_insert", table, filters, functions, on_error)
+        return self._register(INSERT.decorator, table, filters, functions, on_error)
 
     def on_update(
         self,
@@ -168,7 +165,7 @@ class WalEx:
         on_error: OnError | str | None = None,
     ) -> Callable[[Decorated], Decorated]:
         """Handle updates of *table*; arguments as :meth:`on_event`."""
-        return self._register("on_update", table, filters, functions, on_error)
+        return self._register(UPDATE.decorator, table, filters, functions, on_error)
 
     def on_delete(
         self,
@@ -179,13 +176,13 @@ class WalEx:
         on_error: OnError | str | None = None,
     ) -> Callable[[Decorated], Decorated]:
         """Handle deletes from *table*; arguments as :meth:`on_event`."""
-        return self._register("on_delete", table, filters, functions, on_error)
+        return self._register(DELETE.decorator, table, filters, functions, on_error)
 
     def on_truncate(
         self, table: Any, functions: Sequence[Any] = (), *, on_error: OnError | str | None = None
     ) -> Callable[[Decorated], Decorated]:
         """Handle a TRUNCATE of *table*; arguments as :meth:`on_event`."""
-        return self._register("on_truncate", table, None, functions, on_error)
+        return self._register(TRUNCATE.decorator, table, None, functions, on_error)
 
     def on_message(
         self, prefix: str, functions: Sequence[Any] = (), *, on_error: OnError | str | None = None
@@ -194,20 +191,20 @@ class WalEx:
 
         ``event.content`` holds the bytes. Needs Postgres 14 or newer.
         """
-        return self._register("on_message", prefix, None, functions, on_error)
+        return self._register(MESSAGE.decorator, prefix, None, functions, on_error)
 
     def _register(
         self,
-        kind: str,
+        name: str,
         target: Any,
         filters: _FilterArgument,
         functions: Sequence[Any],
         on_error: OnError | str | None,
     ) -> Callable[[Decorated], Decorated]:
         def decorate(decorated: Decorated) -> Decorated:
-            # A task's proxy does not tell its module, and asking it would finalize the app; the caller's is the same.
+            # A task's proxy does not have its module, and asking it would finalize the app; the caller's is the same.
             module = sys._getframe(1).f_globals.get("__name__", "__main__")
-            self.handlers.add(kind, target, filters, functions, decorated, module, on_error)
+            self.handlers.add(name, target, filters, functions, decorated, module, on_error)
             self._notify()
             return decorated
 
@@ -238,46 +235,49 @@ class WalEx:
         self._change("replace", key, value)
 
     def reload(self) -> Reloaded:
-        """Read the settings anew from the environment, ``.env`` and ``app.conf``, and apply what is different.
+        """Read the settings again from the environment, ``.env`` and ``app.conf``, and apply what is different.
 
         The way for a new password to reach a running producer. What :meth:`add_config` and its like changed stays,
         unless its source has changed too.
 
         Raises:
-            ConfigurationError: what is there now is missing something or wrong; nothing was changed.
+            ConfigurationError: naming every setting that is missing or wrong now; nothing was changed.
         """
+        from walex_celery.settings.changes import reloaded
+
         with self._lock:
             current = self.settings
             assert self._loaded is not None
-            anew = load_settings(self._keywords, self._conf())
-            found = reloaded(current, self._loaded, anew)
+            now = load_settings(self._keywords, self._conf())
+            found = reloaded(current, self._loaded, now)
             for name in found.settings.modules if "modules" in found.changed else ():
                 _require(name)
-            self._settings, self._loaded = found.settings, anew
+            self._settings, self._loaded = found.settings, now
         if found.changed:
             self._notify()
         return found
 
     def _change(self, action: str, key: str, value: Any) -> None:
+        from walex_celery.settings.changes import changed
+
         with self._lock:
             settings = changed(self.settings, action, key, value)
             middlewares = self.settings.message_middleware, settings.message_middleware
-            if (
-                key == "message_middleware"
-                and self._listeners
-                and any(isinstance(middleware, Spool) for middleware in middlewares)
-            ):
+            if key == "message_middleware" and self._listeners and any(map(_is_spool, middlewares)):
                 raise ConfigurationError(
-                    "a spool can't be put in or taken out while the producer runs; start it anew"
+                    "a spool can't be put in or taken out while the producer runs; restart the producer"
                 )
-            # Told to whoever asks for the change; the running producer would end with it.
+            # Raised here, where the change is asked for: in the running producer it would be the end of it.
             for name in settings.modules if key == "modules" else ():
                 _require(name)
             self._settings = settings
         self._notify()
 
     def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call *listener* (from any thread) after each change of settings or handlers; returns what ends that."""
+        """Call *listener* (from any thread) after each change of settings or handlers.
+
+        Returns a function that ends this.
+        """
         with self._lock:
             self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
@@ -312,6 +312,11 @@ class WalEx:
     def _on_import_modules(self, **_: Any) -> None:
         self._hide_url()
         self.import_modules()
+
+
+def _is_spool(middleware: object) -> bool:
+    # By what it says of itself: a worker that imports this module has no use for the spool's.
+    return bool(getattr(middleware, "needs_durable_slot", False))
 
 
 def _event_modules(package: str, subscription: Table | str) -> list[ModuleType]:

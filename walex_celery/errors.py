@@ -1,8 +1,7 @@
 """Everything that walex-celery raises, in one small tree.
 
-The text of an error is written to the person who reads it at 3 a.m.: what happened, with which
-setting, and the line that mends it. Whether trying again can help is said by the class
-(:class:`RetryableError`), never by reading a message.
+Error texts are for someone on call at 3 a.m.: what happened, with which setting, and the fix. Whether retrying can
+help is decided by the class (:class:`RetryableError`), never by parsing a message.
 """
 
 from __future__ import annotations
@@ -14,22 +13,22 @@ class WalExError(Exception):
     """Base of all errors raised by walex-celery.
 
     Attributes:
-        fields: what it is about, for a log line's ``extra``: ``lsn``, ``xid``, ``table`` ...; may be empty.
+        fields: the subject, for a log line's ``extra``: ``lsn``, ``xid``, ``table`` ...; may be empty.
     """
 
     fields: Mapping[str, object] = {}
 
 
 class RetryableError(WalExError):
-    """Trying the same again later can succeed; the producer does so, with backoff."""
+    """Retrying later can succeed; the producer does so, with backoff."""
 
 
 class ConfigurationError(WalExError, ValueError):
-    """A setting, a handler or a filter is missing or wrong; nothing has been touched yet."""
+    """A setting, a handler or a filter is missing or wrong; nothing was changed yet."""
 
 
 class SetupError(WalExError):
-    """Postgres is not set up for what the settings ask for; the message has the line that mends it."""
+    """Postgres is not set up as the settings require; the message has the fix."""
 
 
 class PublicationMissing(SetupError):
@@ -41,21 +40,21 @@ class WalLevelError(SetupError):
 
 
 class PrivilegeError(SetupError):
-    """The role may not do what replication needs (REPLICATION attribute, or a missing grant)."""
+    """The role lacks a privilege that replication needs (the REPLICATION attribute, or a grant)."""
 
 
-class MendableError(SetupError):
-    """What was right when the producer began to stream, and can be put right while it runs: it tries again.
+class RecoverableSetupError(SetupError):
+    """A setup error that a running producer retries: it was right when streaming began and can be put right again.
 
     A producer that has not streamed yet stops with it, as with any SetupError.
     """
 
 
-class AuthenticationFailed(MendableError):
-    """Postgres refuses the role's password: perhaps it was changed."""
+class AuthenticationFailed(RecoverableSetupError):
+    """Postgres rejects the role's password; perhaps it was changed."""
 
 
-class NoFreeSlot(MendableError):
+class NoFreeSlot(RecoverableSetupError):
     """All ``max_replication_slots`` or ``max_wal_senders`` of the server are taken."""
 
 
@@ -64,7 +63,7 @@ class SlotMismatch(SetupError):
 
 
 class SlotLost(SetupError):
-    """The slot was dropped or invalidated: the WAL it stood for is gone."""
+    """The slot was dropped or invalidated: the WAL that it kept is gone."""
 
 
 class SlotInUse(RetryableError, RuntimeError):
@@ -76,25 +75,25 @@ class PostgresUnavailable(RetryableError):
 
 
 class DecodeError(WalExError, ValueError):
-    """Bytes that are not what the pgoutput protocol says they should be."""
+    """Bytes that violate the pgoutput protocol."""
 
 
 class HandlerError(WalExError):
-    """A batch handler raised, or a task could not be made of its event; the transaction is not acknowledged.
+    """A batch handler raised, or no task could be built from its event; the transaction is not acknowledged.
 
     Attributes:
-        traceback: of the exception, without this application's secrets.
+        traceback: of the exception, with secrets removed.
     """
 
     traceback: str = ""
 
 
 class MiddlewareError(WalExError):
-    """A message middleware broke its contract, or was called where no producer runs."""
+    """A message middleware broke its contract, or was called outside of a producer."""
 
 
 class BrokerUnavailable(RetryableError):
-    """The broker did not take, or did not confirm, what was sent to it."""
+    """The broker did not accept, or did not confirm, what was sent to it."""
 
 
 class Fenced(RetryableError):
@@ -102,7 +101,7 @@ class Fenced(RetryableError):
 
 
 class PublishRefused(WalExError):
-    """The broker will not take a task as it is: no such queue, queue full, message too large."""
+    """The broker rejects a task: no such queue, queue full, message too large."""
 
 
 class SpoolError(WalExError):
@@ -110,8 +109,8 @@ class SpoolError(WalExError):
 
 
 class SpoolUnavailable(RetryableError):
-    """The spool can't be written just now: its disk is full or failing."""
+    """The spool can't be written at the moment: its disk is full or failing."""
 
 
 class DeadLettersUnavailable(RetryableError):
-    """The dead letters can't be stored or read just now: the disk of their file is full or failing."""
+    """The dead letters can't be stored or read at the moment: the disk of their file is full or failing."""

@@ -2,8 +2,8 @@
 
 The functions are those of WalEx.TransactionFilter, under Pythonic names, on our
 :class:`~walex_celery.Event`; all are pure. The producer compiles :class:`Filters` to work on the cells of a row
-(``handlers/``); these functions are the same rules on whole events, for users' own code and as the compiled ones'
-yardstick.
+(``handlers/routes.py``); these functions apply the same rules to whole events, for users' own code, and to test the
+compiled ones against.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from walex_celery.events.event import Change, Event
 
 ALL_TABLES = "*"
 
-#: The schema of walex-celery's own tables: their changes are nobody's events, even where "*" is subscribed to.
+#: The schema of walex-celery's own tables: their changes never become events, even where "*" is subscribed to.
 OWN_SCHEMA = "walex"
 
 
@@ -70,7 +70,7 @@ def table_of(table: Any) -> Table:
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):
-    """What a handler does not want to see.
+    """Which events a handler does not want.
 
     Attributes:
         unwatched_records: an event is dropped when *all* these columns have these values: in the new row, or
@@ -111,7 +111,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def filters_of(filters: Filters | Mapping[str, Any] | None) -> Filters:
-    """*filters* as a :class:`Filters`; a mapping as in WalEx, or nothing, will do.
+    """*filters* as a :class:`Filters`; may be a mapping, as in WalEx, or nothing.
 
     Raises:
         ConfigurationError: for a key that is no filter.
@@ -138,7 +138,7 @@ class RelationFilter(NamedTuple):
 
 
 def parse_relation_filter(relation: str) -> RelationFilter:
-    """The pattern that *relation* says: ``*``, ``schema`` or ``schema:table``.
+    """The pattern that *relation* stands for: ``*``, ``schema`` or ``schema:table``.
 
     Raises:
         ConfigurationError: for a malformed pattern.
@@ -163,7 +163,7 @@ def parse_relation_filter(relation: str) -> RelationFilter:
 
 
 def matches(pattern: Mapping[str, str], events: Iterable[Event]) -> bool:
-    """Whether any of *events* is of the type and relation that *pattern* says.
+    """Whether any of *events* has the type and relation of *pattern*.
 
     ``{"event": "*" or "INSERT" ..., "relation": "*", "schema" or "schema:table"}``, case of the event ignored.
     A malformed pattern matches nothing.

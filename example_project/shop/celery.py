@@ -1,4 +1,4 @@
-"""The shop's Celery application, and what of its database it listens to."""
+"""The shop's Celery application, and the tables that it subscribes to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from walex_celery import WalEx
 
 app = Celery("shop", broker=os.environ.get("BROKER_URL", "redis://localhost:6379/0"), include=["shop.tasks"])
 app.conf.update(
-    # A worker that dies in the middle of a task leaves it to another; effects happen once all the same.
+    # If a worker dies in the middle of a task, another one runs it again; its effects still happen once.
     task_acks_late=True,
     task_reject_on_worker_lost=True,
     task_ignore_result=True,
@@ -18,7 +18,7 @@ app.conf.update(
     task_send_sent_event=True,
     worker_send_task_events=True,
     broker_connection_retry_on_startup=True,
-    # The weakest of the sources of settings: WALEX_URL, or a line in .env, says otherwise.
+    # A default: WALEX_URL, or a line in .env, overrides it.
     walex_url="postgresql://localhost/shop",
 )
 

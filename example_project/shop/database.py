@@ -1,4 +1,4 @@
-"""The shop's own connection to its database, and how an effect in it happens once."""
+"""The shop's connection to its database, and how an effect in it happens exactly once."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def transaction() -> Iterator[cursor]:
         with opened, opened.cursor() as cursor:
             yield cursor
     except (psycopg2.OperationalError, psycopg2.InterfaceError):
-        # Whatever broke it, the next one connects anew.
+        # The connection may be broken: the next transaction opens a new one.
         opened.close()
         raise
 
 
 def first_time(cursor: cursor, task_id: str | None, task: str) -> bool:
-    """Whether this task has not had its effect yet; noted in the same transaction as the effect."""
+    """Whether this task runs for the first time; recorded in the same transaction as its effect."""
     cursor.execute(
         "INSERT INTO inbox (task_id, task) VALUES (%s, %s) ON CONFLICT DO NOTHING", (task_id, task)
     )
@@ -46,7 +46,7 @@ def first_time(cursor: cursor, task_id: str | None, task: str) -> bool:
 def not_seen(cursor: cursor, handler: str, events: Sequence[Event]) -> list[Event]:
     """The events that a batch handler has not counted yet; its position moves in the same transaction.
 
-    After a crash the producer hands over again what Postgres was not told is done: same events, same LSNs.
+    After a crash the producer repeats what was not acknowledged: the same events with the same LSNs.
     """
     cursor.execute("SELECT lsn::text, event_index FROM handler_positions WHERE handler = %s", (handler,))
     row = cursor.fetchone()

@@ -1,4 +1,4 @@
-"""Emails as files in a folder: one each, whole or not there, never two for the same task."""
+"""Emails as files in a folder: written atomically, and never two for the same task."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def send(task_id: str, kind: str, recipient: str, text: str) -> Path:
     with tempfile.NamedTemporaryFile("w", dir=folder, prefix=".", encoding="utf-8") as draft:
         draft.write(f"To: {recipient}\nMessage-ID: <{task_id}@shop>\n\n{text}\n")
         draft.flush()
-        # Linking is atomic, and fails when the name is taken: the first delivery wins.
+        # Linking is atomic, and fails if the name is taken: the first delivery wins.
         with suppress(FileExistsError):
             os.link(draft.name, email)
     return email

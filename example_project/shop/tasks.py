@@ -1,6 +1,6 @@
-"""What workers do: each task has an effect that one can see, and that a redelivery does not repeat.
+"""The shop's tasks. Each has a visible effect that a redelivery does not repeat.
 
-A task's id is the same whenever the same change is delivered, which is what each effect relies on.
+That relies on the task's id, which is the same whenever the same change is delivered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shop.celery import app
 from shop.database import first_time, transaction
 from walex_celery import Event
 
-#: What passes by itself: such a task is tried again, with growing pauses, under the same id.
+#: Temporary errors: the task is retried under the same id, with growing pauses.
 TRANSIENT = (psycopg2.OperationalError, psycopg2.InterfaceError, redis.ConnectionError)
 
 
@@ -45,7 +45,7 @@ def send_shipping_email(self: Task[Any, Any], event: Event) -> str:
 
 @app.task(bind=True, autoretry_for=TRANSIENT, retry_backoff=True, max_retries=None)
 def index_user(self: Task[Any, Any], event: Event) -> str:
-    """Keep a user findable: the search index shows the newest change, whatever order they come in."""
+    """Update a user in the search index, which shows the newest change in whatever order they arrive."""
     user = event.new_record
     assert event.key is not None
     key = f"user:{event.key['id']}"
@@ -68,7 +68,7 @@ def index_user(self: Task[Any, Any], event: Event) -> str:
 
 @app.task(bind=True, autoretry_for=TRANSIENT, retry_backoff=True, max_retries=None)
 def forget_order_page(self: Task[Any, Any], event: Event) -> str:
-    """Remove an order's page from the cache: it shows what is no longer so."""
+    """Remove an order's page from the cache: it is stale."""
     assert event.key is not None
     order_id = event.key["id" if event.name == "orders" else "order_id"]
     with cache() as client, client.pipeline(transaction=True) as pipeline:

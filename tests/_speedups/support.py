@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from walex_celery._speedups import speedups
+from walex_celery.events.cells import Cell
 from walex_celery.events.event import Source
-from walex_celery.events.record import Cell, Shape
 from walex_celery.events.row_event import (
     PlainContext,
     PlainRowEvent,
@@ -18,6 +18,7 @@ from walex_celery.events.row_event import (
     new_context,
     new_row_event,
 )
+from walex_celery.events.shape import Shape
 from walex_celery.pipeline.assembler import Assembler, new_assembler
 
 #: Without the compiled part there is nothing to compare; test_build.py tests that it is built if it can be.

@@ -14,7 +14,7 @@ from tests import messages as m
 from tests._speedups.support import ASSEMBLERS, answer, needs_compiled
 from tests.pipeline import test_assembler as stream
 from walex_celery import Filters
-from walex_celery.events.record import UNCHANGED
+from walex_celery.events.cells import UNCHANGED
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.pipeline.assembler import Assembler
 from walex_celery.postgres.stream import StreamMessage, read_slice, read_slice_plainly

@@ -19,12 +19,12 @@ from tests.pipeline.test_assembler import USERS, on
 from tests.pipeline.test_dispatcher import Producing
 from walex_celery import Event, HandlerError, Lsn
 from walex_celery._speedups import speedups
-from walex_celery.broker import sentinels
-from walex_celery.broker.body import KEPT, Body, _json_encoder
-from walex_celery.broker.envelope import EnvelopeTemplate, base64_body
-from walex_celery.broker.frames import FramesTemplate, body_frame, frame_bodies
-from walex_celery.broker.resp import packed, packed_plainly
-from walex_celery.broker.wire import Lane
+from walex_celery.broker.amqp.frames import FramesTemplate, body_frame, frame_bodies
+from walex_celery.broker.redis.envelope import EnvelopeTemplate, base64_body
+from walex_celery.broker.redis.resp import packed, packed_plainly
+from walex_celery.broker.templates import sentinels
+from walex_celery.broker.templates.body import KEPT, Body, _json_encoder
+from walex_celery.broker.templates.wire import Address
 from walex_celery.pipeline import dispatcher
 from walex_celery.pipeline.task_messages import make_tasks, make_tasks_plainly
 from walex_celery.postgres.timeline import Switch, Timelines
@@ -92,7 +92,8 @@ def envelope() -> EnvelopeTemplate:
     quoted = json.dumps(sentinels.TASK_ID).encode()
     body, _ = bodies("base64")
     return EnvelopeTemplate(
-        Lane("task", "", "celery", 0), body, b'{"body": ', b', "id": %b, "root": %b, "argsrepr": ' % (quoted, quoted),
+        Address("task", "", "celery", 0), body,
+        b'{"body": ', b', "id": %b, "root": %b, "argsrepr": ' % (quoted, quoted),
         b', "correlation_id": %b, "delivery_tag": ' % quoted, b"}}",
     )  # fmt: skip
 
@@ -104,7 +105,7 @@ def test_any_envelope(task_id: str, argsrepr: str, value: bytes) -> None:
     plain = answer(template.fill_plainly, task_id, value, argsrepr)
 
     assert compiled[:2] == plain[:2]
-    if isinstance(plain[0], Lane):
+    if isinstance(plain[0], Address):
         tag = re.compile(rb'"delivery_tag": "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"')
         assert tag.sub(b"", compiled[2]) == tag.sub(b"", plain[2])
         assert compiled[3] == plain[3] == b""
@@ -130,7 +131,7 @@ def test_any_frames(task_id: str, argsrepr: str, value: bytes) -> None:
     )
     message: Any = type("Captured", (), {"exchange": "", "routing_key": "celery"})
     template = FramesTemplate(
-        Lane("task", "", "celery", 0), body, message, 25, (before, b"after" + identifier)
+        Address("task", "", "celery", 0), body, message, 25, (before, b"after" + identifier)
     )
 
     assert answer(template.fill, task_id, value, argsrepr) == answer(

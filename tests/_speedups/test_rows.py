@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._speedups.support import Both, needs_compiled, row_source
-from walex_celery.events.record import MAX_NESTING, UNCHANGED, Cell
+from walex_celery.events.cells import MAX_NESTING, UNCHANGED, Cell
 from walex_celery.events.row_event import PlainContext, new_context
 from walex_celery.postgres.pgoutput import EARLIEST, LATEST, POSTGRES_EPOCH
 

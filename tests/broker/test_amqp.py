@@ -12,7 +12,7 @@ from kombu import Connection, Exchange, Queue
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
 from walex_celery.broker import Publisher, TaskTarget
-from walex_celery.broker.amqp import WINDOW
+from walex_celery.broker.amqp.writer import WINDOW
 from walex_celery.errors import BrokerUnavailable, PublishRefused
 from walex_celery.testing.servers import RabbitMQ
 

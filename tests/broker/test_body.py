@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from walex_celery.broker.body import ascii_string
+from walex_celery.broker.templates.body import ascii_string
 
 
 @given(st.text())

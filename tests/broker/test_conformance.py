@@ -18,7 +18,7 @@ from kombu.serialization import register, unregister
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all
 from tests.support import wait_until
-from walex_celery.broker.body import wire_argument
+from walex_celery.broker.templates.body import wire_argument
 
 # Celery 5.7 deprecates routing by task attributes; as long as it honours them, so do we.
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*task attribute is deprecated")
@@ -297,7 +297,7 @@ def test_what_a_receiver_changes_is_in_the_message(
 
 
 def test_signals_with_task_sent_events(broker_url: str) -> None:
-    """The events are the same whether somebody listens to the signals or not."""
+    """The events are the same whether the signals have receivers or not."""
     app = make_app(broker_url, task_send_sent_event=True)
     task = make_task(app, Case("collect"))
     with publishing(app) as publisher:

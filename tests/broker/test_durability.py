@@ -63,7 +63,7 @@ def test_settings_of_valkey(own_valkey: Valkey, settings: dict[str, str], expect
                 client.config_set(name, held)
     assert (weakness.id, weakness.severity) == (expected, "warning")
     assert said in weakness.sentence
-    assert weakness.mend.startswith("CONFIG SET")
+    assert weakness.fix.startswith("CONFIG SET")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ def test_another_publisher_takes_over_and_the_first_is_refused(redis_url: str) -
     assert task_ids(take_all(redis_url)) == ids
 
 
-def test_a_deleted_position_is_not_made_anew_in_silence(own_valkey: Valkey) -> None:
+def test_a_deleted_position_is_not_silently_made_again(own_valkey: Valkey) -> None:
     with (
         publishing(make_app(own_valkey.url(1)), exactly_once=True) as publisher,
         own_valkey.client(1) as client,

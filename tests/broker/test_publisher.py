@@ -190,6 +190,27 @@ def test_connection_cut_between_flush_and_confirm(broker_url: str) -> None:
         assert first_of_each(task_ids(take_all(broker_url, "celery"))) == ids
 
 
+def test_what_a_lost_connection_had_is_never_taken_for_confirmed(broker_url: str) -> None:
+    """Even if confirmation is awaited again before everything has been flushed again."""
+    with (
+        Proxy(urlsplit(broker_url).port or 0) as proxy,
+        publishing(make_app(through(proxy, broker_url))) as publisher,
+    ):
+        [function] = prepared(publisher)
+        proxy.stall()
+        ids = add(publisher, function, 5)
+        publisher.flush()
+        proxy.cut()
+        proxy.flow()
+        for _ in range(2):
+            with pytest.raises(BrokerUnavailable):
+                publisher.confirm()
+        assert publisher.unconfirmed_count == 5
+        publisher.flush()
+        publisher.confirm()
+        assert first_of_each(task_ids(take_all(broker_url, "celery"))) == ids
+
+
 def test_silent_broker_is_given_up_at_the_deadline(broker_url: str) -> None:
     with (
         Proxy(urlsplit(broker_url).port or 0) as proxy,

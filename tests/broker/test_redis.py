@@ -103,7 +103,7 @@ def test_loading_server_is_waited_for(own_valkey: Valkey) -> None:
         assert list(dict.fromkeys(task_ids(take_all(url)))) == ids
 
 
-def test_connection_closed_while_idle_is_opened_anew(redis_url: str, valkey: Valkey) -> None:
+def test_connection_closed_while_idle_is_opened_again(redis_url: str, valkey: Valkey) -> None:
     with valkey.client() as client, publishing(make_app(redis_url)) as publisher:
         function = publisher.prepare("shop.send")
         publisher.declare()

@@ -130,7 +130,7 @@ def test_a_signal_ends_the_producer_well(number: signal.Signals, shop: Shop) -> 
 
         assert command.process.wait(20) == 0, command.log
 
-    assert f"{number.name}: finishing the batch in hand" in command.log
+    assert f"{number.name}: finishing the current batch" in command.log
     assert "is acknowledged" in command.log
     for told in (
         shop.slot,
@@ -170,7 +170,7 @@ def test_a_missing_publication_is_78_with_its_mend(shop: Shop) -> None:
     command = shop.run("producer")
 
     assert command.code == 78
-    assert 'mend: CREATE PUBLICATION "events" FOR TABLE "public"."users"' in command.log
+    assert 'fix: CREATE PUBLICATION "events" FOR TABLE "public"."users"' in command.log
     assert "Traceback" not in command.log
 
 
@@ -228,7 +228,7 @@ def test_one_of_several_is_chosen_by_name(shop: Shop) -> None:
     unnamed, wrong = shop.run("producer"), shop.run("producer", "--name", "wrong")
 
     assert (unnamed.code, wrong.code) == (78, 78)
-    assert "say which WalEx with --name: other, shop" in unnamed.log
+    assert "choose a WalEx with --name: other, shop" in unnamed.log
     with shop.running("producer", "--name", "other") as command:
         command.until("streaming from")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -13,16 +14,17 @@ import pytest
 from click.testing import Result
 
 from tests.operations.support import application, command, ignore
-from tests.pipeline.process import confirmed, written
-from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
-from tests.walex.support import Project, running
+from tests.support.failpoints import armed
+from tests.support.producers import running
+from tests.support.project import Project
+from tests.support.queues import drain
+from tests.support.slots import confirmed, written
 from walex_celery import Event, WalEx
 from walex_celery.cli.dead_letters import dead_letters
 from walex_celery.dead_letters import open_dead_letters, schema_sql
 
 MODULE = """
-    import os, time
     from celery import Celery
     from walex_celery import WalEx
 
@@ -32,10 +34,6 @@ MODULE = """
     @walex.on_insert("users")
     def fragile(events):
         raise ValueError("the handler's own words")
-
-    @walex.on_insert("users")
-    def slow(events):
-        time.sleep(float(os.environ.get("SLOW", 0)))
 """
 
 
@@ -202,7 +200,10 @@ def test_what_is_not_named_is_not_touched(shop: Database, name: str, arguments: 
 
 
 def test_a_wrong_age_is_told(shop: Database) -> None:
-    assert "one looks like 90s" in run(application(shop), "discard", "--all", "--older-than", "soon").output
+    assert (
+        "not a duration such as 90s"
+        in run(application(shop), "discard", "--all", "--older-than", "soon").output
+    )
 
 
 def test_kill_9_between_storing_and_acknowledging_makes_one_letter(shop: Database, tmp_path: Path) -> None:
@@ -215,14 +216,14 @@ def test_kill_9_between_storing_and_acknowledging_makes_one_letter(shop: Databas
 
     environment = {"WALEX_URL": shop.url, "WALEX_SLOT_NAME": shop.name}
     try:
-        with project.command(*arguments, **environment, SLOW="600") as process:
+        with project.command(*arguments, **environment, WALEX_FAILPOINTS=armed("letter-stored")) as process:
             wait_until(lambda: "streaming from" in project.output(*arguments), 60)
             shop.execute("INSERT INTO users VALUES (1, 'Ada')")
             end = written(shop)
-            ((id, failed_at, _),) = wait_until(stored, 30)
+            wait_until(lambda: process.poll() is not None, 60, "it is killed once the letter is stored")
+            assert process.returncode == -signal.SIGKILL
+            ((id, failed_at, _),) = stored()
             assert confirmed(shop) < end
-            process.kill()
-            process.wait()
         with project.command(*arguments, **environment):
             wait_until(lambda: confirmed(shop) >= end, 60, "the redelivery is acknowledged")
         ((again, first, last),) = stored()

@@ -25,7 +25,8 @@ Opens = Callable[..., Store]
 def opening(database: Database) -> Opens:
     def opens(instance: str = "shop") -> Store:
         given = {"url": database.url, "name": instance, "publication": "events"}
-        return PostgresStore(load_settings(given, {}))
+        settings = load_settings(given, {})
+        return PostgresStore(settings.connection_settings(), settings.name)
 
     return opens
 
@@ -222,7 +223,7 @@ def test_looking_makes_no_file(tmp_path: Path) -> None:
 
 def test_a_file_that_can_t_be_is_told_with_the_mend(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match=r"mend: set dead_letters="):
+    with pytest.raises(ConfigurationError, match=r"fix: set dead_letters="):
         SqliteStore(tmp_path / "file" / "letters.sqlite3", "shop").prepare()
     (tmp_path / "junk").write_text("this is no database" * 100)
     with pytest.raises(ConfigurationError, match=r"not a database"):

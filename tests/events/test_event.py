@@ -17,8 +17,8 @@ from kombu.utils.json import dumps, loads
 
 from tests import messages as m
 from walex_celery import Change, DecodeError, Event, Lsn, TransactionInfo
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Source, printable, short
-from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import (
     Context,
     PlainEvent,
@@ -27,6 +27,7 @@ from walex_celery.events.row_event import (
     new_context,
     new_row_event,
 )
+from walex_celery.events.shape import Shape
 from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.pgoutput import POSTGRES_EPOCH
 
@@ -384,9 +385,9 @@ def test_the_repr_has_nothing_that_a_log_or_terminal_obeys() -> None:
     key = b"1\n2020-01-01 ERROR fake \x1b[2J\xff"
     event = row_event("insert", {"a\nb": key}, columns={"a\nb": "text"}, key=("a\nb",), table="t\x1b[0m")
 
-    for told in (repr(event), repr(sent(event))):
-        assert told.isprintable()
-        assert told.startswith(r"<Event insert t\x1b[0m a\nb=1\n2020-01-01 ERROR fake \x1b[2J")
+    for text in (repr(event), repr(sent(event))):
+        assert text.isprintable()
+        assert text.startswith(r"<Event insert t\x1b[0m a\nb=1\n2020-01-01 ERROR fake \x1b[2J")
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ import pickle
 import pytest
 from kombu.utils.json import dumps
 
-from walex_celery import DecodeError, Record
-from walex_celery.events.record import UNCHANGED, Awkward, Cell, Shape, text_of_cell
+from walex_celery import Record
+from walex_celery.events.cells import UNCHANGED, Cell
+from walex_celery.events.shape import Shape
 
 SHAPE = Shape({"id": "integer", "name": "text", "active": "bool", "toast": "text"}, {})
 
@@ -73,27 +74,3 @@ def test_copies_and_messages_hold_a_dict() -> None:
 
     assert pickle.loads(pickle.dumps(row)) == copy.deepcopy(row) == dict(row)
     assert json.loads(dumps({"row": row})) == {"row": dict(row)}
-
-
-def test_the_text_of_cells_that_are_not_utf8() -> None:
-    assert text_of_cell("é".encode() + b"\xff") == "é\udcff"
-
-
-def test_a_bool_that_is_none_is_an_error_not_a_false() -> None:
-    """Promise 10: hostile bytes don't become a wrong value."""
-    with pytest.raises(DecodeError, match="a bool is t or f"):
-        SHAPE.to_json([b"1", b"a", b"x", None])
-    with pytest.raises(DecodeError):
-        SHAPE.to_json([b"1", b"a", b"x", UNCHANGED])
-
-
-@pytest.mark.parametrize("name", ["id", "é", "a b", "%b", 'a"b', "a\\b", "a\nb", "class", "\udc80"])
-def test_a_column_of_any_name_is_encoded_the_quick_way_or_refused(name: str) -> None:
-    shape = Shape({name: "integer", "note": "text"}, {})
-    cells: list[Cell] = [b"1", None]
-    try:
-        quick = shape.quick_json(cells)
-    except Awkward:
-        assert name in ('a"b', "a\\b", "a\nb", "\udc80")
-    else:
-        assert quick == shape.to_json(cells)

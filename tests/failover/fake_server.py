@@ -34,8 +34,8 @@ def welcome(version: str) -> bytes:
         "standard_conforming_strings": "on",
         "integer_datetimes": "on",
     }
-    told = b"".join(_message(b"S", f"{name}\0{value}\0".encode()) for name, value in parameters.items())
-    return _message(b"R", struct.pack("!i", 0)) + told + _message(b"Z", b"I")
+    status = b"".join(_message(b"S", f"{name}\0{value}\0".encode()) for name, value in parameters.items())
+    return _message(b"R", struct.pack("!i", 0)) + status + _message(b"Z", b"I")
 
 
 def _message(kind: bytes, body: bytes) -> bytes:

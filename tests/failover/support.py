@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import psycopg2
 from celery import Celery
 
-from tests.pipeline.queues import Queued
 from tests.support import Database, wait_until
+from tests.support.queues import Queued
 from walex_celery import WalEx
 from walex_celery.testing.servers import Postgres, Standby
 
@@ -43,7 +43,7 @@ class Pair(NamedTuple):
         """Until the standby keeps a copy of the slot that survives a promotion."""
 
         def kept() -> bool:
-            # What the slot's copy waits for is told when there is something new.
+            # The slot's copy advances only when there is something new.
             self.on_primary("SELECT pg_log_standby_snapshot()")
             return bool(self.on_standby("SELECT 1 FROM pg_replication_slots WHERE synced AND NOT temporary"))
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.failover.support import QUEUE, SLOT, Load, Pair, ids_by_row, insert, make_walex, pair
-from tests.pipeline.queues import drain
 from tests.support import wait_until
-from tests.walex.support import in_thread, running
+from tests.support.producers import in_thread, running
+from tests.support.queues import drain
 from walex_celery import Producer, WalEx, WalExError
 from walex_celery.errors import PostgresUnavailable, SetupError, SlotLost
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.failover import check_cluster, check_failover
-from walex_celery.postgres.slot import Server, find_slot, inspect_server
+from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
+from walex_celery.postgres.server import Server, inspect_server
+from walex_celery.postgres.slot import find_slot
 from walex_celery.postgres.timeline import Cluster, Switch, Timelines
-from walex_celery.settings.model import load_settings
 from walex_celery.sources.spool import Spool
 
 #: Commits wait for the standby, and the stream for what the standby has: nothing is seen that a failover takes back.
@@ -141,8 +143,8 @@ def test_an_old_primary_that_comes_back_is_not_read(redis_url: str, caplog: pyte
             servers.primary.start()
             with caplog.at_level(logging.WARNING):
                 servers.on_standby("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
-                told = "is on timeline 1, and timeline 2 has been read: an old primary"
-                wait_until(lambda: told in caplog.text, 30)
+                complaint = "is on timeline 1, and timeline 2 has been read: an old primary"
+                wait_until(lambda: complaint in caplog.text, 30)
             assert not servers.on_primary(
                 "SELECT 1 FROM pg_replication_slots WHERE active AND slot_type = 'logical'"
             )
@@ -160,16 +162,16 @@ def test_a_slot_of_ours_becomes_a_failover_slot_and_a_standby_is_waited_for(redi
             assert slot_of(servers) == (True, False)
             servers.wait_for_slot()
 
-        settings = make_walex(redis_url, url=servers.standby.url()).settings
-        connection = connect(settings)
-        server, slot = inspect_server(connection, settings), find_slot(connection, settings)
+        settings = make_walex(redis_url, url=servers.standby.url()).settings.slot_settings()
+        connection = connect(settings.connection)
+        server, slot = inspect_server(connection, settings.connection), find_slot(connection, settings)
         connection.close()
         assert (server.in_recovery, slot is not None and slot.synced) == (True, True)
         for failover in (True, False):
             with pytest.raises(
                 PostgresUnavailable, match="is a standby: slot 'shop_walex' can't be read there"
             ):
-                check_failover(server, slot, settings.model_copy(update={"failover": failover}))
+                check_failover(server, slot, replace(settings, failover=failover))
 
 
 def slot_of(servers: Pair) -> tuple[bool, bool]:
@@ -179,26 +181,24 @@ def slot_of(servers: Pair) -> tuple[bool, bool]:
     return failover, synced
 
 
+CONNECTION = ConnectionSettings(hosts=(("localhost", 5432),), database="shop")
+
+
 def test_an_older_server_has_no_failover_slots() -> None:
-    settings = load_settings(
-        {"name": "shop", "database": "shop", "publication": "events", "durable_slot": True, "failover": True},
-        {},
+    settings = SlotSettings(
+        connection=CONNECTION, name="shop_walex", publications=("events",), durable=True, failover=True
     )
 
-    with pytest.raises(SetupError, match=r"needs Postgres 17 or newer.* is 16\n  mend: set failover=False"):
+    with pytest.raises(SetupError, match=r"needs Postgres 17 or newer.* is 16\n  fix: set failover=False"):
         check_failover(Server(160014, 1, "shop", 60.0), None, settings)
     check_failover(Server(170000, 1, "shop", 60.0), None, settings)
 
 
 @pytest.mark.parametrize("met", [None, Cluster(1), Cluster(2, Timelines(3, (Switch(2, 7),)))])  # type: ignore[arg-type]
 def test_another_cluster_or_a_later_timeline_is_read(met: Cluster | None) -> None:
-    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
-
-    check_cluster(Cluster(1, Timelines(2)), met, settings)
+    check_cluster(Cluster(1, Timelines(2)), met, CONNECTION)
 
 
 def test_an_older_timeline_is_not() -> None:
-    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
-
     with pytest.raises(WalExError, match="timeline 2, and timeline 3"):
-        check_cluster(Cluster(1, Timelines(2)), Cluster(1, Timelines(3)), settings)
+        check_cluster(Cluster(1, Timelines(2)), Cluster(1, Timelines(3)), CONNECTION)

@@ -1,4 +1,4 @@
-"""What operators do to Postgres while a producer runs, or before it starts: it goes on, or stops with the mend."""
+"""What operators do to Postgres while a producer runs, or before it starts: it goes on, or stops and says the fix."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import in_thread, running
+from tests.support.producers import in_thread, running
 from walex_celery import Event, Producer, SetupError, WalEx
 from walex_celery.errors import PrivilegeError, PublicationMissing, SlotLost, WalExError
 from walex_celery.testing.servers import Postgres
@@ -126,16 +126,16 @@ def test_the_slot_is_dropped_while_it_runs(application: Application) -> None:
         " FROM pg_replication_slots WHERE active"
     )
 
-    told = application.ends(SlotLost, lambda: application.database.execute(drop))
+    message = application.ends(SlotLost, lambda: application.database.execute(drop))
 
-    assert "was dropped while this producer ran" in told
-    assert "mend: start the producer anew" in told
+    assert "was dropped while this producer ran" in message
+    assert "fix: start the producer again" in message
 
 
 def test_the_slot_is_dropped_while_it_is_stopped(
     application: Application, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nobody can know that it was there: it is made anew, and the log says so."""
+    """That it existed is not known any more: it is made again, and the log says so."""
     application.start_once()
     application.database.execute("SELECT pg_drop_replication_slot(%s)", [SLOT])
     application.insert(1)
@@ -154,15 +154,15 @@ def lose_wal(database: Database) -> bool:
     return lost(database)
 
 
-def test_the_slot_is_invalidated_while_nobody_reads_it(application: Application) -> None:
+def test_the_slot_is_invalidated_while_it_is_not_read(application: Application) -> None:
     application.start_once()
     with altered(application.database, max_slot_wal_keep_size="1MB"):
         assert lose_wal(application.database)
 
-        told = application.ends(SlotLost)
+        message = application.ends(SlotLost)
 
-    assert "has removed WAL that it needs (max_slot_wal_keep_size)" in told
-    assert f"SELECT pg_drop_replication_slot('{SLOT}')" in told
+    assert "has removed WAL that it needs (max_slot_wal_keep_size)" in message
+    assert f"SELECT pg_drop_replication_slot('{SLOT}')" in message
 
 
 def test_the_slot_is_invalidated_while_a_handler_is_slow(application: Application) -> None:
@@ -190,10 +190,10 @@ def test_the_slot_was_idle_for_too_long(application: Application) -> None:
     with altered(application.database, idle_replication_slot_timeout="1s"):
         wait_until(lambda: application.database.execute("CHECKPOINT") or lost(application.database), 30)
 
-    told = application.ends(SlotLost)
+    message = application.ends(SlotLost)
 
-    assert "nobody read it for idle_replication_slot_timeout" in told
-    assert "raise idle_replication_slot_timeout" in told
+    assert "it was not read for idle_replication_slot_timeout" in message
+    assert "raise idle_replication_slot_timeout" in message
 
 
 # The publication.
@@ -202,14 +202,14 @@ def test_the_slot_was_idle_for_too_long(application: Application) -> None:
 def test_the_publication_is_dropped_while_it_runs(
     application: Application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From Postgres 18 on the walsender passes over its changes without an error: the catalog tells."""
+    """From Postgres 18 on the walsender skips its changes without an error: the catalog shows it."""
     monkeypatch.setattr("walex_celery.postgres.stream_guard.LOOK_SECONDS", 0.2)
 
-    told = application.ends(
+    message = application.ends(
         PublicationMissing, lambda: application.database.execute("DROP PUBLICATION events")
     )
 
-    assert "publication 'events' was dropped while this producer ran" in told
+    assert "publication 'events' was dropped while this producer ran" in message
 
 
 def test_the_publication_is_made_again_at_once(
@@ -228,14 +228,14 @@ def test_the_publication_is_made_again_at_once(
 
 
 def test_the_publication_is_made_after_the_slot(application: Application) -> None:
-    """What was committed before was not published: Postgres 18 passes over it; older ones refuse to go on."""
+    """What was committed before was not published: Postgres 18 skips it; older ones refuse to go on."""
     application.start_once()
     application.database.execute("DROP PUBLICATION events")
     application.insert(1)
-    told = application.ends(PublicationMissing)
-    assert 'CREATE PUBLICATION "events" FOR TABLE "public"."items"' in told
+    message = application.ends(PublicationMissing)
+    assert 'CREATE PUBLICATION "events" FOR TABLE "public"."items"' in message
 
-    application.database.execute(told.partition("mend: ")[2].partition("\n")[0])
+    application.database.execute(message.partition("fix: ")[2].partition("\n")[0])
     with running(application.walex):
         application.goes_on(2)
 
@@ -272,14 +272,14 @@ def test_a_wrong_password_at_the_start(application: Application) -> None:
 
 
 def test_the_replication_attribute_is_revoked(application: Application) -> None:
-    told = application.ends(
+    message = application.ends(
         PrivilegeError,
         lambda: application.database.execute(f"ALTER ROLE {application.role} NOREPLICATION"),
         lambda: application.goes_on(1),
         application.terminate,
     )
 
-    application.database.execute(told.partition("mend: ")[2].partition(";")[0])
+    application.database.execute(message.partition("fix: ")[2].partition(";")[0])
     with running(application.walex):
         application.goes_on(2)
 

@@ -1,4 +1,4 @@
-"""Servers that will not do: a pooler in between, a Postgres that is too old. Each is told with its mend."""
+"""Servers that can't be used: a pooler in between, a Postgres that is too old. Each error says the fix."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from tests.failover.fake_server import answering, error, welcome
 from walex_celery import SetupError
 from walex_celery.errors import PostgresUnavailable
 from walex_celery.postgres.connection import connect, connect_replication
-from walex_celery.settings.model import WalExSettings, load_settings
+from walex_celery.postgres.parameters import ConnectionSettings
 
 
-def settings_for(port: int) -> WalExSettings:
-    return load_settings(
-        {"name": "shop", "url": f"postgresql://me@127.0.0.1:{port}/shop", "publication": "events"}, {}
-    )
+def settings_for(port: int) -> ConnectionSettings:
+    return ConnectionSettings(hosts=(("127.0.0.1", port),), database="shop", user="me")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +26,7 @@ def settings_for(port: int) -> WalExSettings:
 def test_a_pooler_that_does_not_pass_replication_on(text: str, code: str) -> None:
     with (
         answering(error(text, code)) as port,
-        pytest.raises(SetupError, match="mend: a connection pooler is in between: set hostname= and port="),
+        pytest.raises(SetupError, match="fix: a connection pooler is in between: set hostname= and port="),
     ):
         connect_replication(settings_for(port))
 

@@ -10,9 +10,10 @@ import pytest
 
 from tests.broker.support import Proxy
 from tests.failover.support import ids_by_row
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
 from tests.support import Database, wait_until
+from tests.support.process import producer_process
+from tests.support.queues import drain
+from tests.support.slots import active, confirmed, written
 from walex_celery.testing.servers import Postgres
 
 #: After so many seconds Postgres notices that a receiver is gone.
@@ -26,7 +27,7 @@ def server() -> Iterator[Postgres]:
 
 
 def test_the_host_of_the_active_one_is_gone(server: Postgres, redis_url: str, tmp_path: Path) -> None:
-    """Its connections are cut without a FIN: neither end is told anything."""
+    """Its connections are cut without a FIN: neither end notices."""
     database = Database(server, "postgres")
     database.execute("CREATE TABLE items (id int PRIMARY KEY); CREATE PUBLICATION events FOR TABLE items")
     first, second = tmp_path / "first.log", tmp_path / "second.log"

@@ -17,8 +17,8 @@ import psycopg2
 from tests.broker.support import Proxy
 from tests.faults.load import SCHEMA, Writer
 from tests.faults.processes import EndedByItself, Footprint, Managed
-from tests.pipeline.process import written
 from tests.support import Database, wait_until
+from tests.support.slots import written
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.testing.servers import Postgres, RabbitMQ, Server, Valkey
 

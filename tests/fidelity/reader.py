@@ -18,7 +18,7 @@ from walex_celery.pipeline.assembler import new_assembler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
-from walex_celery.postgres.slot import inspect_server
+from walex_celery.postgres.server import inspect_server
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.settings.model import load_settings
 
@@ -64,11 +64,10 @@ class Reader:
         )
         self._database = database
         self._payloads = payloads
-        self._catalog = Catalog(self.settings)
+        self._slot = self.settings.slot_settings()
+        self._catalog = Catalog(self._slot.connection, self._slot.publications)
         planner = Planner(self.settings, [_everything("on_event"), _everything("on_message")], self._catalog)
-        self._assembler = new_assembler(
-            planner.plan, planner.message_plan, planner.message_source(), self._catalog.announce
-        )
+        self._assembler = new_assembler(planner.planning)
         self._stream: ReplicationStream | None = None
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", (self.settings.slot,))
 
@@ -101,12 +100,12 @@ class Reader:
                 yield from (routed.event for routed in chunk.routed)
 
     def _start(self) -> ReplicationStream:
-        connection = connect(self.settings)
+        connection = connect(self._slot.connection)
         try:
-            server = inspect_server(connection, self.settings)
+            server = inspect_server(connection, self._slot.connection)
         finally:
             connection.close()
-        self._stream = ReplicationStream(self.settings, server)
+        self._stream = ReplicationStream(self._slot, server)
         self._stream.start()
         return self._stream
 

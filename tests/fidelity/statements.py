@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from walex_celery import Event
-from walex_celery.events.event import WireEvent
-from walex_celery.events.record import UNCHANGED, Record, text_of_cell
+from walex_celery.events.cells import UNCHANGED, text_of_cell
+from walex_celery.events.record import Record
+from walex_celery.events.wire import WireEvent
 
 Texts = Mapping[str, str | None]
 

@@ -20,11 +20,13 @@ from tests.fidelity.test_sizes import MEGABYTE, peak_memory
 from tests.fuzz.mutation import Mutator
 from walex_celery import DecodeError, Event
 from walex_celery.events.event import Source
-from walex_celery.events.record import Shape
+from walex_celery.events.shape import Shape
 from walex_celery.filters import Filters, Table
-from walex_celery.handlers.registry import KINDS, Handler, message_route, route_of
+from walex_celery.handlers.kinds import OF_TABLES
+from walex_celery.handlers.registry import Handler
+from walex_celery.handlers.routes import message_route, route_of
 from walex_celery.pipeline.assembler import new_assembler
-from walex_celery.pipeline.table_plan import TablePlan
+from walex_celery.pipeline.table_plan import Planning, TablePlan
 from walex_celery.postgres.pgoutput import Relation, decode
 from walex_celery.testing.servers import Postgres
 
@@ -107,7 +109,7 @@ def test_a_damaged_stream_gives_events_or_an_error(recorded: tuple[list[bytes], 
 
     def take(stream: list[bytes]) -> str:
         assembler = new_assembler(
-            plan, lambda prefix: message_route([everything], prefix), source, lambda _: None
+            Planning(plan, lambda prefix: message_route([everything], prefix), source, lambda _: None)
         )
         told = "nothing"
         try:
@@ -188,7 +190,7 @@ def _planning(types: dict[int, str]) -> Callable[[Relation], TablePlan | None]:
         source = Source("WalEx", "1", "shop", relation.namespace, relation.name, columns, key)
         table = Table(relation.namespace, relation.name)
         return TablePlan(
-            source, shape, {kind: route_of([everything], table, kind, shape) for kind in KINDS["on_event"]}
+            source, shape, {kind: route_of([everything], table, kind, shape) for kind in OF_TABLES}
         )
 
     return plan

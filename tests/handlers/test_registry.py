@@ -1,33 +1,19 @@
-"""What on_* registers, how functions are found, and filters compiled for the cells of a row."""
+"""What on_* registers, and how functions are found."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
 import pytest
 from celery import Celery, shared_task
-from hypothesis import given
-from hypothesis import strategies as st
 
-from walex_celery import ConfigurationError, Event, Filters
-from walex_celery.events.event import Source
-from walex_celery.events.record import UNCHANGED, Cell, Shape
-from walex_celery.events.row_event import RowSource, new_context, new_row_event
+from walex_celery import ConfigurationError, Event
+from walex_celery.events.shape import Shape
 from walex_celery.filters import Table
-from walex_celery.handlers.registry import (
-    Handler,
-    Registry,
-    Route,
-    Subscriber,
-    compile_filters,
-    is_task,
-    message_route,
-    resolve_functions,
-    route_of,
-)
+from walex_celery.handlers.registry import Handler, Registry, is_task, resolve_functions
 
 USERS = Table("public", "users")
 SHAPE = Shape({"id": "integer", "name": "text", "active": "bool", "data": "jsonb"}, {})
@@ -64,7 +50,7 @@ def test_a_plain_function_is_a_batch_handler() -> None:
     handler = add("on_insert", "users", functions=["send_welcome"])
 
     assert (handler.batch, handler.functions) == (handle, ("send_welcome",))
-    assert (handler.kind, handler.table, handler.name) == ("on_insert", USERS, "shop_handlers.handle")
+    assert (handler.decorator, handler.table, handler.name) == ("on_insert", USERS, "shop_handlers.handle")
 
 
 def test_a_task_is_a_function_not_a_batch_handler(app: Celery) -> None:
@@ -224,87 +210,3 @@ def test_a_function_of_the_module_that_is_no_task_is_an_error(app: Celery, modul
 
     with pytest.raises(ConfigurationError, match=r"shop_handlers\.handle is no Celery task; put @app\.task"):
         resolve_functions(app, add("on_insert", "users", functions=["handle"]))
-
-
-# Who wants what.
-
-
-def test_an_audience_is_in_the_order_registered_and_parted_by_filters() -> None:
-    first = add("on_event", "all", unwatched_records={"id": 1})
-    second = add("on_insert", "users")
-    third = add("on_insert", "users", unwatched_records={"id": 2})
-    whole = route_of([first, second, third, add("on_delete", "users")], USERS, "insert", SHAPE)
-
-    def wanting(id: bytes) -> tuple[Handler, ...]:
-        part = whole.of([id, None, None, None], None)
-        assert part is not None
-        return part.handlers
-
-    assert wanting(b"1") == (second, third)
-    assert wanting(b"2") == (first, second)
-    assert wanting(b"3") == (first, second, third) == whole.handlers
-
-
-def test_nobody_wants_what_all_filters_drop() -> None:
-    whole = Route([Subscriber(add("on_event", "all"), lambda new, old: False)])
-
-    assert whole
-    assert whole.of([], None) is None
-    assert not Route([])
-
-
-def test_messages_reach_handlers_of_their_prefix_and_of_all() -> None:
-    mine, every, rows = add("on_message", "audit"), add("on_message", "*"), add("on_event", "all")
-
-    assert message_route([mine, every, rows], "audit").handlers == (mine, every)
-    assert message_route([mine, every, rows], "other").handlers == (every,)
-
-
-# Compiled filters say what Filters says.
-
-TEXTS = {
-    "id": st.integers(-2, 2).map(lambda number: b"%d" % number),
-    "name": st.sampled_from([b"", b"a", "é".encode(), b"\xff", b"null", b"t"]),
-    "active": st.sampled_from([b"t", b"f"]),
-    "data": st.sampled_from([b"null", b"{}", b'{"a": 1}', b'{"a": 1.0}', b'{"a":1}', b"1", b"true"]),
-}
-ROWS = st.tuples(*[st.none() | text for text in TEXTS.values()])
-NEW_ROWS = st.tuples(*[st.none() | st.just(UNCHANGED) | text for text in TEXTS.values()])
-VALUES = st.sampled_from([None, True, False, 0, 1, -1, "", "a", "é", "\udcff", "null", {}, {"a": 1}, 1.0])
-NAMES = st.sampled_from([*TEXTS, "no such column"])
-
-
-@given(
-    type=st.sampled_from(["insert", "update", "delete"]),
-    new=NEW_ROWS,
-    old=ROWS,
-    old_is_known=st.booleans(),
-    records=st.dictionaries(NAMES, VALUES, max_size=3),
-    fields=st.lists(NAMES, max_size=4),
-)
-def test_a_compiled_filter_accepts_what_the_filter_accepts(
-    type: Any,
-    new: Sequence[Cell],
-    old: Sequence[Cell],
-    old_is_known: bool,
-    records: dict[str, Any],
-    fields: list[str],
-) -> None:
-    filters = Filters(unwatched_records=records, unwatched_fields=tuple(fields))
-    row_source = RowSource(Source("WalEx", "1", "shop", "public", "users", SHAPE.columns, ("id",)), SHAPE)
-    if type == "update" and old_is_known:
-        new = [before if after is UNCHANGED else after for before, after in zip(old, new, strict=True)]
-    event = new_row_event(
-        row_source,
-        type,
-        new_context(),
-        0,
-        None if type == "delete" else new,
-        new if type == "delete" else old if type == "update" and old_is_known else None,
-        old_is_known,
-    )
-    accepts = compile_filters(filters, type, SHAPE)
-
-    known_old = old if old_is_known and type == "update" else None
-    for _ in range(2):  # the second time from what was remembered
-        assert (accepts is None or accepts(new, known_old)) is filters.accepts(event)

@@ -10,18 +10,11 @@ from celery import Celery
 from click.testing import CliRunner, Result
 
 from tests.support import wait_until
-from tests.walex.support import running
+from tests.support.producers import running
 from walex_celery import Producer, WalEx
 from walex_celery.cli import walex as commands
 from walex_celery.operations.monitor.flower import Presence
 from walex_celery.operations.remote.ask import ask
-
-SCHEMA = """
-CREATE TABLE items (id int PRIMARY KEY, note text);
-CREATE TABLE parts (id int PRIMARY KEY);
-ALTER TABLE items REPLICA IDENTITY FULL;
-CREATE PUBLICATION events FOR TABLE items, parts;
-"""
 
 
 @contextmanager

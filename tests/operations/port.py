@@ -13,15 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from walex_celery.operations.monitor.http_server import monitoring
 from walex_celery.pipeline.producer import Producer
 
-SCHEMA = """
-CREATE TABLE items (id int PRIMARY KEY, note text);
-CREATE SCHEMA sales;
-CREATE TABLE sales.orders (id int PRIMARY KEY, note text);
-ALTER TABLE items REPLICA IDENTITY FULL;
-ALTER TABLE sales.orders REPLICA IDENTITY FULL;
-CREATE PUBLICATION events FOR TABLE items, sales.orders;
-"""
-
 
 class Answer(NamedTuple):
     """What a port answered."""

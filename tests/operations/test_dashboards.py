@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import promql_parser
 import pytest
 import yaml
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from promql_parser import AggModifierType, AggregateExpr, Expr, VectorSelector
 
-from tests.operations.port import SCHEMA, served
+from tests.operations.port import served
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import make_app, running
+from tests.support.shop import SCHEMA
 from walex_celery import Event, Spool, WalEx
 from walex_celery.testing.servers import Postgres, Valkey
 
@@ -31,8 +33,8 @@ TARGET = {"job", "instance"}
 
 
 @pytest.fixture(scope="module")
-def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """The labels of each metric of a producer that has all there is: tasks, a handler at work, a spool, a limit."""
+def families(tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
+    """The metrics of a producer that has all there is: tasks, a handler at work, a spool, a limit."""
     entered, leave = threading.Event(), threading.Event()
     with Postgres(settings={"max_slot_wal_keep_size": "1GB"}) as server, Valkey() as valkey:
         database = Database(server, server.create_database())
@@ -68,8 +70,14 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
                 text = port.get("/metrics").text
             finally:
                 leave.set()
+    return list(text_string_to_metric_families(text))
+
+
+@pytest.fixture(scope="module")
+def scraped(families: list[Metric]) -> dict[str, set[str]]:
+    """The labels of each metric."""
     found: dict[str, set[str]] = {}
-    for family in text_string_to_metric_families(text):
+    for family in families:
         for sample in family.samples:
             found.setdefault(sample.name, set()).update(sample.labels)
     return found
@@ -185,9 +193,22 @@ def test_no_two_panels_lie_over_each_other() -> None:
                 assert taken.setdefault((x, y), panel["title"]) == panel["title"]
 
 
+def documented_metrics() -> list[str]:
+    """The rows of the page's table."""
+    text = (DOCS / "operations" / "metrics.md").read_text()
+    section = text[text.index("## Metrics") : text.index("## Alerts")]
+    return [line for line in section.splitlines() if line.startswith("| `walex_")]
+
+
 def test_the_documentation_lists_each_metric(scraped: dict[str, set[str]]) -> None:
-    text = (DOCS / "operations.md").read_text()
-    section = text[text.index("## Metrics") : text.index("## Health")]
-    told = set(re.findall(r"`(walex_\w+)`", section))
+    documented = {name for row in documented_metrics() for name in re.findall(r"`(walex_\w+)`", row)}
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in scraped if name.startswith("walex_")}
-    assert told == families
+    assert documented == families
+
+
+def test_the_documentation_lists_each_state(families: list[Metric]) -> None:
+    """Alerts of others name these labels: they stay as they are."""
+    [row] = [row for row in documented_metrics() if row.startswith("| `walex_state`")]
+    documented = set(re.findall(r"`(\w+)`", row.rpartition("|")[0].rpartition("|")[2]))
+    [family] = [family for family in families if family.name == "walex_state"]
+    assert documented == {sample.labels["state"] for sample in family.samples}

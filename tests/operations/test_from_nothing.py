@@ -1,6 +1,6 @@
 """From nothing to an event in a worker, following only the lines that ``walex doctor`` prints.
 
-The transcript is in docs/operations.md, and held to what is printed here: WALEX_UPDATE_DOCS=1 writes it there.
+The transcript is in docs/operations/doctor.md, and held to what is printed here: WALEX_UPDATE_DOCS=1 writes it there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.support import Database, wait_until
-from tests.walex.support import Project
+from tests.support.project import Project
 from walex_celery.testing.servers import Postgres, Valkey
 
-DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
+DOCS = Path(__file__).parents[2] / "docs" / "operations" / "doctor.md"
 BEGIN, END = (
     "<!-- doctor's transcript: written by tests/operations/test_from_nothing.py -->\n",
     "<!-- its end -->",
@@ -157,7 +157,7 @@ def test_following_the_doctor_leads_to_an_event_in_a_worker(newcomer: Newcomer) 
         assert f"[{check}]" in newcomer.said
     for _ in range(4):
         newcomer.follow()
-        newcomer.transcript += "\nAll of these lines entered, it is asked again:\n\n"
+        newcomer.transcript += "\nEnter all of these lines and ask again:\n\n"
         if newcomer.doctor() == 0:
             break
     assert newcomer.said.startswith("✓ shop: 0 errors, 0 warnings"), newcomer.said

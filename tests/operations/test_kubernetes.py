@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,11 +221,9 @@ def running_as_deployed(
     environment: dict[str, str], log: Path
 ) -> Iterator[tuple[subprocess.Popen[bytes], Port]]:
     """The producer's container: its command, arguments and environment, on a port of its own."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     program, *words = container(PRODUCER)["command"]
     arguments = [
-        f"--metrics-port={port}" if "--metrics-port" in arg else arg for arg in container(PRODUCER)["args"]
+        "--metrics-port=0" if "--metrics-port" in arg else arg for arg in container(PRODUCER)["args"]
     ]
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     with log.open("wb") as output:
@@ -239,7 +236,10 @@ def running_as_deployed(
             stderr=output,
         )
     try:
-        yield process, Port(("127.0.0.1", port))
+        serving = re.compile(r"serving /metrics.* on port (\d+) of ")
+        found = wait_until(lambda: serving.search(log.read_text()) or process.poll() is not None, 60)
+        assert isinstance(found, re.Match), log.read_text()
+        yield process, Port(("127.0.0.1", int(found[1])))
     finally:
         process.kill()
         process.wait()

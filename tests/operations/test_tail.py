@@ -13,7 +13,7 @@ from tests.pipeline.test_assembler import USERS, USERS_RELATION, Listener, on
 from tests.support import Database, wait_until
 from walex_celery import ConfigurationError, Event
 from walex_celery.errors import PublicationMissing
-from walex_celery.operations.tail import for_people, tail
+from walex_celery.operations.tail import render_event, tail
 from walex_celery.settings.model import WalExSettings, load_settings
 
 SLOTS = "SELECT slot_name, temporary FROM pg_replication_slots WHERE database = current_database()"
@@ -112,4 +112,4 @@ def test_what_can_not_be_followed_is_an_error(settings: WalExSettings, database:
 def test_a_line_for_people(payload: bytes, line: str) -> None:
     (event,) = Listener(on("on_event"), on("on_message")).events(USERS_RELATION, payload)
 
-    assert for_people(event).plain == line
+    assert render_event(event).plain == line

@@ -7,19 +7,14 @@ import json
 import pytest
 from celery import Celery
 
-from tests.operations.nodes import SCHEMA, command
-from tests.pipeline.queues import drain
+from tests.operations.nodes import command
 from tests.support import Database, wait_until
-from tests.walex.support import confirmed_flush, make_app, running
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.slots import confirmed_flush
 from walex_celery import Event, Lsn, WalEx
 from walex_celery.cli import EXIT_CONFIGURATION
 from walex_celery.events.task_id import task_id, task_id_prefix
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
 
 
 @pytest.fixture

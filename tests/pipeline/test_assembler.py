@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 
 from tests import messages as m
 from walex_celery import DecodeError, Event, Filters, Lsn
+from walex_celery.events.cells import UNCHANGED
 from walex_celery.events.event import Source
-from walex_celery.events.record import UNCHANGED, Shape
+from walex_celery.events.shape import Shape
 from walex_celery.filters import Table
-from walex_celery.handlers.registry import KINDS, Handler, message_route, route_of
+from walex_celery.handlers.kinds import OF_TABLES
+from walex_celery.handlers.registry import Handler
+from walex_celery.handlers.routes import message_route, route_of
 from walex_celery.pipeline import assembler as transaction
 from walex_celery.pipeline.assembler import Chunk, new_assembler
-from walex_celery.pipeline.table_plan import TablePlan
+from walex_celery.pipeline.table_plan import Planning, TablePlan
 from walex_celery.postgres.pgoutput import Relation, Type
 
 USERS, ORDERS, AUDIT = 1, 2, 3
@@ -38,24 +41,25 @@ class Listener:
     ) -> None:
         self.handlers = list(handlers)
         self.types: list[Type] = []
-        self.assembler = make_assembler(
+        planning = Planning(
             self.plan,
             lambda prefix: message_route(self.handlers, prefix),
             Source("WalEx", "1", "shop", "", "", {}),
             self.types.append,
-            restartable=restartable,
         )
+        self.assembler = make_assembler(planning, restartable=restartable)
 
     def plan(self, relation: Relation) -> TablePlan | None:
         table = Table(relation.namespace, relation.name)
-        if not any(handler.wants(table, type) for handler in self.handlers for type in KINDS["on_event"]):
+        if not any(handler.wants(table, type) for handler in self.handlers for type in OF_TABLES):
             return None
         columns = {column.name: TYPES.get(column.type_oid, "text") for column in relation.columns}
         key = ("id",) if "id" in columns else ()
         shape = Shape(columns, {})
         source = Source("WalEx", "1", "shop", relation.namespace, relation.name, columns, key)
-        by_type = {type: route_of(self.handlers, table, type, shape) for type in KINDS["on_event"]}
-        return TablePlan(source, shape, by_type)
+        return TablePlan(
+            source, shape, {type: route_of(self.handlers, table, type, shape) for type in OF_TABLES}
+        )
 
     def feed(self, *payloads: bytes) -> list[Chunk]:
         fed = [self.assembler.feed(payload) for payload in payloads]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -61,13 +60,6 @@ class Producing:
 
     def close(self) -> None:
         self.publisher.close()
-
-
-@pytest.fixture
-def app(redis_url: str) -> Iterator[Celery]:
-    app = Celery("shop", broker=redis_url, set_as_current=False)
-    yield app
-    app.close()
 
 
 @pytest.fixture

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import random
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,13 +18,15 @@ from redis import Redis
 
 from tests.broker.support import Proxy
 from tests.broker.test_cuts import disturbing
-from tests.pipeline import shop
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
-from tests.pipeline.test_crash import STARTING_ROWS, STREAMING_ROWS, Load
-from tests.support import Database, wait_until
-from tests.walex.support import confirmed_flush, make_app, running
+from tests.support import Database, shop, wait_until
+from tests.support.failpoints import Pause, armed, killed_at
+from tests.support.load import STARTING_ROWS, STREAMING_ROWS, Load
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.slots import active, confirmed, confirmed_flush, written
 from walex_celery import ConfigurationError, Event, Producer, WalEx, process_message_async
+from walex_celery._failpoints import Name
 from walex_celery.testing.servers import Postgres
 
 KILLS = 4
@@ -46,8 +50,8 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-def walex_of(app: Celery, database: Database, **settings: object) -> WalEx:
-    return shop.walex_of(app, database, **({"exactly_once_enqueue": True} | settings))
+def make_enqueuing(app: Celery, database: Database, **settings: object) -> WalEx:
+    return shop.make_enqueuing(app, database, **({"exactly_once_enqueue": True} | settings))
 
 
 def run_to_the_end(database: Database, url: str, log: Path, done: int) -> None:
@@ -105,13 +109,14 @@ def test_kill_9_in_the_middle_of_a_huge_transaction(
     database.execute(SLOT.format("crash"))
     database.execute("INSERT INTO items SELECT generate_series(1, %s)", (rows,))
     with Redis.from_url(redis_url) as client:
-        for part in (1, 30_000):
-            with producer_process(database, redis_url, log) as process:
-                wait_until(lambda: client.llen("crash") >= part, START)  # noqa: B023
-                process.send_signal(signal.SIGKILL)
-                process.wait()
+        for turn in (2, 10):
+            before = client.llen("crash")
+            with producer_process(
+                database, redis_url, log, failpoints=armed("tasks-confirmed", turn=turn)
+            ) as process:
+                killed_at(process, "tasks-confirmed", log)
             wait_until(lambda: not active(database), START)
-            assert client.llen("crash") < rows, "it was killed too late to show anything"
+            assert before < client.llen("crash") < rows
     run_to_the_end(database, redis_url, log, rows)
     check_exact(redis_url, "crash", rows)
 
@@ -124,7 +129,7 @@ def test_a_broker_connection_that_is_cut_and_stalled(
     port = urlsplit(redis_url).port or 0
     with Proxy(port) as proxy:
         app = make_app(redis_url.replace(f":{port}", f":{proxy.port}"))
-        walex = walex_of(app, database, publish_timeout=1)
+        walex = make_enqueuing(app, database, publish_timeout=1)
         with running(walex) as producer:
             with Load(database, chance.randrange(1 << 32)) as load, disturbing(proxy, chance):
                 wait_until(lambda: load.committed > 4000, 60)
@@ -139,7 +144,7 @@ def test_backends_that_are_terminated(
 ) -> None:
     """The same producer gets again what it has enqueued; a middleware may hand both copies on."""
     database.execute(SCHEMA)
-    walex = walex_of(make_app(redis_url), database, message_middleware=middleware)
+    walex = make_enqueuing(make_app(redis_url), database, message_middleware=middleware)
     with running(walex) as producer:
         with Load(database, chance.randrange(1 << 32)) as load:
             for connects in range(2, 6):
@@ -153,37 +158,127 @@ def test_backends_that_are_terminated(
     check_exact(redis_url, "celery", load.committed)
 
 
-def test_a_frozen_producer_that_wakes_up_is_fenced(
-    database: Database, redis_url: str, tmp_path: Path, chance: random.Random, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "name", ["tasks-added", "tasks-written", "reply-unread", "tasks-confirmed", "acknowledged"]
+)
+def test_kill_9_at_each_step_of_a_batch(
+    database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Name
 ) -> None:
-    """It still has tasks in hand that the one that took over has enqueued."""
+    """The third batch of five or more, each of which is stored together with its position."""
     monkeypatch.setenv("WALEX_EXACTLY_ONCE_ENQUEUE", "true")
+    rows, log = 10_000, tmp_path / "producer.log"
     database.execute(SCHEMA)
-    log = tmp_path / "frozen.log"
+    database.execute(SLOT.format("crash"))
+    database.execute("INSERT INTO items SELECT generate_series(1, %s)", (rows,))
+    turn = 1 if name == "acknowledged" else 3
+    with producer_process(database, redis_url, log, failpoints=armed(name, turn=turn)) as process:
+        killed_at(process, name, log)
+    wait_until(lambda: not active(database), START)
+    run_to_the_end(database, redis_url, log, rows)
+    check_exact(redis_url, "crash", rows)
+
+
+def test_kill_9_between_the_script_and_its_reply(
+    database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tasks are in the queue, and the producer that sent them does not know."""
+    monkeypatch.setenv("WALEX_EXACTLY_ONCE_ENQUEUE", "true")
+    log = tmp_path / "producer.log"
+    database.execute(SCHEMA)
+    database.execute(SLOT.format("crash"))
+    database.execute("INSERT INTO items SELECT generate_series(1, 10)")
+    pause = Pause("reply-unread", tmp_path / "paused")
     with (
-        producer_process(database, redis_url, log) as frozen,
+        producer_process(database, redis_url, log, failpoints=pause) as process,
         Redis.from_url(redis_url) as client,
     ):
-        wait_until(lambda: active(database), START)
-        database.execute("INSERT INTO items SELECT generate_series(1, 30000)")
-        wait_until(lambda: client.llen("crash") > 0, START)
-        frozen.send_signal(signal.SIGSTOP)
-        assert client.llen("crash") < 30_000, "it was frozen too late to show anything"
+        pause.wait()
+        wait_until(lambda: client.llen("crash") == 10, START, "the script has run")
+        process.kill()
+        process.wait()
+    wait_until(lambda: not active(database), START)
+    run_to_the_end(database, redis_url, log, 10)
+    check_exact(redis_url, "crash", 10)
+
+
+@contextmanager
+def frozen_at(pause: Pause, process: subprocess.Popen[bytes], database: Database) -> Iterator[None]:
+    """*process* stands still with all its threads, and the server has given its connection up."""
+    pause.wait()
+    process.send_signal(signal.SIGSTOP)
+    try:
+        pause.end()
         # As wal_sender_timeout would.
         database.execute(
             "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active"
         )
-        with producer_process(database, redis_url, tmp_path / "second.log", "--standby") as second:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_a_frozen_producer_that_wakes_up_is_fenced(
+    database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It still has tasks in hand that the one that took over has enqueued."""
+    monkeypatch.setenv("WALEX_EXACTLY_ONCE_ENQUEUE", "true")
+    database.execute(SCHEMA)
+    database.execute(SLOT.format("crash"))
+    database.execute("INSERT INTO items SELECT generate_series(1, 30000)")
+    log = tmp_path / "frozen.log"
+    pause = Pause("tasks-added", tmp_path / "paused", turn=3)
+    with (
+        producer_process(database, redis_url, log, failpoints=pause) as frozen,
+        Redis.from_url(redis_url) as client,
+        ExitStack() as others,
+    ):
+        with frozen_at(pause, frozen, database):
+            assert 0 < client.llen("crash") < 30_000
+            second = others.enter_context(
+                producer_process(database, redis_url, tmp_path / "second.log", "--standby")
+            )
             wait_until(lambda: client.llen("crash") == 30_000, START)
-            frozen.send_signal(signal.SIGCONT)
-            wait_until(lambda: "another producer has taken over" in log.read_text(), START)
-            database.execute("INSERT INTO items VALUES (30001)")
-            wait_until(lambda: client.llen("crash") == 30_001, START)
-            second.terminate()
-            assert second.wait(30) == 0
+        wait_until(lambda: "another producer has taken over" in log.read_text(), START)
+        database.execute("INSERT INTO items VALUES (30001)")
+        wait_until(lambda: client.llen("crash") == 30_001, START)
+        second.terminate()
+        assert second.wait(30) == 0
         database.execute("INSERT INTO items VALUES (30002)")
         wait_until(lambda: client.llen("crash") == 30_002, START, "the first one goes on without a restart")
     check_exact(redis_url, "crash", 30_002)
+
+
+@pytest.mark.parametrize("name", ["reply-unread", "tasks-confirmed"])
+def test_a_frozen_producer_with_nothing_left_to_enqueue_waits_for_its_slot(
+    database: Database, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Name
+) -> None:
+    """All its tasks are in the broker: there is nothing to be refused, only its connection is gone."""
+    monkeypatch.setenv("WALEX_EXACTLY_ONCE_ENQUEUE", "true")
+    database.execute(SCHEMA)
+    database.execute(SLOT.format("crash"))
+    database.execute("INSERT INTO items SELECT generate_series(1, 10)")
+    log = tmp_path / "frozen.log"
+    pause = Pause(name, tmp_path / "paused")
+    with (
+        producer_process(database, redis_url, log, failpoints=pause) as frozen,
+        Redis.from_url(redis_url) as client,
+        ExitStack() as others,
+    ):
+        with frozen_at(pause, frozen, database):
+            wait_until(lambda: client.llen("crash") == 10, START)
+            second = others.enter_context(
+                producer_process(database, redis_url, tmp_path / "second.log", "--standby")
+            )
+            wait_until(lambda: active(database), START)
+            database.execute("INSERT INTO items VALUES (11)")
+            wait_until(lambda: client.llen("crash") == 11, START)
+        wait_until(lambda: "is in use by the backend" in log.read_text(), START)
+        second.terminate()
+        assert second.wait(30) == 0
+        database.execute("INSERT INTO items VALUES (12)")
+        wait_until(lambda: client.llen("crash") == 12, START, "the first one goes on without a restart")
+        assert "another producer has taken over" not in log.read_text()
+    check_exact(redis_url, "crash", 12)
 
 
 def test_a_broker_that_lost_the_position_costs_nothing_but_the_promise(
@@ -191,7 +286,10 @@ def test_a_broker_that_lost_the_position_costs_nothing_but_the_promise(
 ) -> None:
     """After FLUSHDB, without a restart."""
     database.execute(SCHEMA)
-    with caplog.at_level(logging.INFO, "walex_celery"), running(walex_of(make_app(redis_url), database)):
+    with (
+        caplog.at_level(logging.INFO, "walex_celery"),
+        running(make_enqueuing(make_app(redis_url), database)),
+    ):
         database.execute("INSERT INTO items VALUES (1)")
         wait_until(lambda: confirmed(database) >= written(database))
         with Redis.from_url(redis_url) as client:
@@ -207,7 +305,7 @@ def test_messages_outside_of_transactions_are_not_skipped(database: Database, re
     """Their LSN is where the next commit record may begin."""
     database.execute(SCHEMA)
     app = make_app(redis_url)
-    walex = walex_of(app, database)
+    walex = make_enqueuing(app, database)
 
     @walex.on_message("note")
     @app.task(name="noted")
@@ -243,7 +341,7 @@ def test_after_a_promotion_what_both_timelines_have_is_not_enqueued_again(
 ) -> None:
     database = Database(own_postgres, own_postgres.create_database())
     database.execute(SCHEMA)
-    walex = walex_of(make_app(redis_url), database)
+    walex = make_enqueuing(make_app(redis_url), database)
     with running(walex):
         database.execute("INSERT INTO items SELECT generate_series(1, 5)")
         end = written(database)
@@ -275,7 +373,7 @@ def test_a_position_ahead_of_postgres_says_nothing(
 ) -> None:
     """As after restoring the database from a copy: new changes come at positions that were passed before."""
     database.execute(SCHEMA)
-    walex = walex_of(make_app(redis_url), database)
+    walex = make_enqueuing(make_app(redis_url), database)
     with running(walex):
         database.execute("INSERT INTO items VALUES (1)")
         end = written(database)
@@ -295,7 +393,7 @@ def test_what_it_can_t_be_kept_for_is_one_clear_error(
     database: Database, amqp_url: str, redis_url: str
 ) -> None:
     with pytest.raises(ConfigurationError, match="exactly_once_enqueue: it needs a durable slot"):
-        _ = walex_of(make_app(redis_url), database, durable_slot=False).settings
+        _ = make_enqueuing(make_app(redis_url), database, durable_slot=False).settings
     with pytest.raises(ConfigurationError, match=r"exactly_once_enqueue needs Redis or Valkey"):
-        Producer(walex_of(make_app(amqp_url), database)).run()
+        Producer(make_enqueuing(make_app(amqp_url), database)).run()
     assert not database.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'shop_walex'")

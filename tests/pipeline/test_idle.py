@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.process import confirmed, written
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import make_app, running
+from tests.support.slots import confirmed, written
 from walex_celery import Event, Filters, Lsn, Spool, WalEx, process_message_async, process_message_sync
 from walex_celery.sources.middleware import STORED
 

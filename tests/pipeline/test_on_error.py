@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.pipeline.process import confirmed, written
-from tests.pipeline.queues import drain
-from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.shop import make_walex
+from tests.support.slots import confirmed, written
 from walex_celery import (
     ConfigurationError,
     DeadLetter,
@@ -51,23 +52,6 @@ def shop(database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     for statement in schema_sql():
         database.execute(statement)
     return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
-def make_walex(app: Celery, database: Database, **settings: Any) -> WalEx:
-    given = {
-        "name": "shop",
-        "publication": "events",
-        "subscriptions": ["items"],
-        "durable_slot": True,
-        "slot_name": database.name,
-        "url": database.url,
-    }
-    return WalEx(app, **{**given, **settings})
 
 
 class Fragile:
@@ -270,17 +254,17 @@ def test_stop_while_it_waits_ends_at_once_and_acknowledges_nothing(shop: Databas
 
 def test_the_slot_is_kept_while_it_waits(shop: Database, app: Celery) -> None:
     """Promise 6: for longer than wal_sender_timeout."""
-    shop.execute(f"ALTER DATABASE {shop.name} SET wal_sender_timeout = '5s'")
+    shop.execute(f"ALTER DATABASE {shop.name} SET wal_sender_timeout = '{SENDER_TIMEOUT_SECONDS}s'")
     walex = make_walex(app, shop, on_error=Retry(limit=1, backoff=20))
     fragile = Fragile(times=1)
     walex.on_insert("items")(fragile)
     with running(walex) as producer:
-        pid = shop.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [shop.name])
+        pid = shop.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", ["shop_walex"])
         shop.execute("INSERT INTO items VALUES (2)")
         wait_until(lambda: len(fragile.calls) == 2, 36)
         acknowledged(shop)
         assert (
-            shop.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", [shop.name])
+            shop.execute("SELECT active_pid FROM pg_replication_slots WHERE slot_name = %s", ["shop_walex"])
             == pid
         )
         assert producer.statistics.connects == 1
@@ -410,13 +394,12 @@ def test_a_role_that_may_not_write_keeps_them_in_a_file(
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         with open_dead_letters(walex.settings) as letters:
             (letter,) = letters.summaries()
-            found = letters.find(letter.id)
-        assert found is not None
-        (event,) = [Event.from_json(text) for text in found[1].events]
+            _, whole = letters.find(letter.id)
+        (event,) = [Event.from_json(text) for text in whole.events]
         assert event.new_record == {"id": 2, "note": "ö"}
         assert shop.execute("SELECT count(*) FROM walex.dead_letters") == [(0,)]
     finally:
-        shop.execute("SELECT pg_drop_replication_slot(%s)", [shop.name])
+        shop.execute("SELECT pg_drop_replication_slot(%s)", ["shop_walex"])
         shop.execute(f"DROP ROLE {role}")
 
 
@@ -429,7 +412,7 @@ def test_no_table_where_the_setting_wants_it_is_told_before_the_slot_is_made(
     walex.on_insert("items", on_error="dead_letter")(Fragile())
     with pytest.raises(SetupError, match=r"walex\.dead_letters is missing(.|\n)*walex setup"), running(walex):
         raise AssertionError("it streams")
-    assert not database.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s", [database.name])
+    assert not database.execute("SELECT FROM pg_replication_slots WHERE slot_name = %s", ["shop_walex"])
 
 
 def test_a_store_that_is_away_is_waited_for(

@@ -6,26 +6,14 @@ import threading
 from pathlib import Path
 
 import msgspec
-import pytest
 from celery import Celery
 
-from tests.pipeline.process import active, confirmed, written
-from tests.pipeline.test_producer import SCHEMA, collect, make_walex
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import running
+from tests.support.shop import collect, make_walex
+from tests.support.slots import active, confirmed, written
 from walex_celery import Event, Lsn, Producer, Spool, WalEx
 from walex_celery.telemetry.report import HandlerStatus, ProducerStatus, TableStatus
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
 
 
 def told(producer: Producer) -> ProducerStatus:

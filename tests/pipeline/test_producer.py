@@ -10,48 +10,26 @@ from pathlib import Path
 import pytest
 from celery import Celery
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
 from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
-from tests.walex.support import make_app, running
-from walex_celery import Event, Filters, HandlerError, WalEx
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.shop import SCHEMA, collect, make_walex
+from tests.support.slots import active, confirmed, drop_slot_in_use, written
+from walex_celery import Event, Filters, HandlerError
 from walex_celery.cli import EXIT_SLOT_IN_USE
 from walex_celery.errors import SlotLost
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.telemetry.activity import Doing
 from walex_celery.testing.servers import Postgres, Valkey
 
-SCHEMA = """
-CREATE TABLE items (id int PRIMARY KEY, note text);
-CREATE TABLE unpublished (id int);
-ALTER TABLE items REPLICA IDENTITY FULL;
-CREATE PUBLICATION events FOR TABLE items;
-"""
 
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
-def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
-    defaults = {"name": "shop", "publication": "events", "subscriptions": ["items"], "durable_slot": True}
-    return WalEx(app, url=database.url, **(defaults | settings))
-
-
-def collect(walex: WalEx) -> list[Event]:
-    events: list[Event] = []
-
-    @walex.on_event("items")
-    def collected(batch: list[Event]) -> None:
-        events.extend(batch)
-
-    return events
+def insert(database: Database, number: int) -> Lsn:
+    """Insert a row; returns where the WAL was before its commit, up to where other WAL may be acknowledged."""
+    ((inside,),) = database.execute(
+        "INSERT INTO items VALUES (%s); SELECT pg_current_wal_insert_lsn()", (number,)
+    )
+    return Lsn.parse(inside)
 
 
 def test_transactions_come_in_commit_order_though_they_were_interleaved(shop: Database, app: Celery) -> None:
@@ -123,12 +101,11 @@ def test_nothing_is_acknowledged_while_a_handler_runs(shop: Database, app: Celer
         assert leave.wait(20)
 
     with running(walex):
-        before = written(shop)
-        shop.execute("INSERT INTO items VALUES (1)")
+        inside = insert(shop, 1)
         after = written(shop)
         assert entered.wait(10)
         threading.Event().wait(1.5)
-        assert confirmed(shop) <= before
+        assert confirmed(shop) <= inside
         leave.set()
         wait_until(lambda: confirmed(shop) >= after)
 
@@ -150,8 +127,11 @@ def test_a_failing_handler_halts_and_its_transaction_comes_again(shop: Database,
     shop.execute("SELECT pg_create_logical_replication_slot('shop_walex', 'pgoutput')")
     for number in range(1, 6):
         shop.execute("INSERT INTO items VALUES (%s)", (number,))
-    with pytest.raises(HandlerError, match=r"fragile failed on 1 event.*LSN") as caught, running(walex):
-        threading.Event().wait(5)
+    with (
+        pytest.raises(HandlerError, match=r"fragile failed on 1 event.*LSN") as caught,
+        running(walex) as producer,
+    ):
+        wait_until(lambda: producer.activity.now.doing is Doing.ENDED, 20)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert seen == [1, 2]
     queued = drain(app.conf.broker_url, "celery")
@@ -194,11 +174,11 @@ def test_a_broker_that_is_away_stops_nothing_but_delivery(
             shop.execute("INSERT INTO items VALUES (1)")
             wait_until(lambda: confirmed(shop) >= written(shop))
             broker.kill()
-            before = confirmed(shop)
-            for number in range(2, 50):
-                shop.execute("INSERT INTO items VALUES (%s)", (number,))
+            inside = insert(shop, 2)
+            for number in range(3, 50):
+                insert(shop, number)
             wait_until(lambda: "trying again" in caplog.text)
-            assert confirmed(shop) == before
+            assert confirmed(shop) <= inside
             assert active(shop)
             broker.start()
             end = written(shop)
@@ -274,16 +254,11 @@ def test_a_durable_slot_that_is_dropped_is_told_and_not_made_anew(shop: Database
     events = collect(walex)
 
     def drop_it_while_it_is_read() -> None:
-        with running(walex):
+        with running(walex) as producer:
             shop.execute("INSERT INTO items VALUES (1)")
             wait_until(lambda: len(events) == 1)
-            shop.execute(
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active"
-            )
-            shop.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active"
-            )
-            threading.Event().wait(5)
+            drop_slot_in_use(shop)
+            wait_until(lambda: producer.activity.now.doing is Doing.ENDED, 20)
 
     with pytest.raises(SlotLost, match="backfill"):
         drop_it_while_it_is_read()

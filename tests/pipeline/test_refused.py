@@ -11,19 +11,13 @@ import pytest
 from celery import Celery
 from kombu import Connection, Exchange, Queue
 
-from tests.pipeline.process import confirmed, written
-from tests.pipeline.queues import Queued, drain
-from tests.pipeline.shop import SCHEMA, walex_of
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import make_app, running
+from tests.support.queues import Queued, drain
+from tests.support.shop import make_enqueuing
+from tests.support.slots import confirmed, written
 from walex_celery import ConfigurationError, Producer
 from walex_celery.testing.servers import RabbitMQ, Valkey
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +50,7 @@ def check(
     note: int = 1,
 ) -> Producer:
     """Row 1 goes well; rows 2 to 4 are refused until the mend, and then come without a restart."""
-    with caplog.at_level(logging.WARNING, "walex_celery"), running(walex_of(app, shop)) as producer:
+    with caplog.at_level(logging.WARNING, "walex_celery"), running(make_enqueuing(app, shop)) as producer:
         shop.execute("INSERT INTO items VALUES (1)")
         wait_until(lambda: confirmed(shop) >= written(shop))
         spoil()
@@ -97,7 +91,7 @@ def test_a_queue_that_celery_may_not_create(shop: Database, amqp_url: str) -> No
         task_create_missing_queues=False,
         task_routes={"index": {"queue": "typo"}},
     )
-    producer = Producer(walex_of(app, shop))
+    producer = Producer(make_enqueuing(app, shop))
     with pytest.raises(ConfigurationError, match="typo"):
         producer.run()
     assert not shop.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = 'shop_walex'")

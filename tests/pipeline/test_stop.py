@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.process import written
-from tests.pipeline.queues import drain
-from tests.pipeline.shop import SCHEMA, walex_of
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import make_app, running, unconfirmed
+from tests.support.queues import drain
+from tests.support.shop import SCHEMA, make_enqueuing
+from tests.support.slots import written
 from walex_celery import Spool
 from walex_celery.errors import BrokerUnavailable
 from walex_celery.testing.servers import Valkey
@@ -24,14 +24,12 @@ def test_stopping_while_the_broker_is_away(
     database.execute(SCHEMA)
     with Valkey() as broker:
         middleware = Spool(tmp_path / "spool") if spooled else None
-        walex = walex_of(make_app(broker.url()), database, message_middleware=middleware)
+        walex = make_enqueuing(make_app(broker.url()), database, message_middleware=middleware)
 
         def run_into_it() -> None:
             with running(walex) as producer:
                 database.execute("INSERT INTO items VALUES (1)")
-                wait_until(
-                    lambda: producer.statistics.tasks == 1 and not producer._publisher.unconfirmed_count
-                )
+                wait_until(lambda: producer.statistics.tasks == 1 and not unconfirmed(producer))
                 broker.kill()
                 database.execute("INSERT INTO items VALUES (2)")
                 wait_until(lambda: "processing waits" in caplog.text)

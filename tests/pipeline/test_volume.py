@@ -10,8 +10,9 @@ from typing import Any, cast
 import pytest
 from kombu import Connection
 
-from tests.pipeline.process import active, confirmed, producer_process, written
 from tests.support import Database, wait_until
+from tests.support.process import producer_process
+from tests.support.slots import active, confirmed, written
 from walex_celery.events.task_id import parse_task_id
 
 TRANSACTIONS = 100_000

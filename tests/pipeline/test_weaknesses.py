@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.producers import make_app, running
 from walex_celery import Event, WalEx
 from walex_celery.testing.servers import Valkey
 

@@ -21,7 +21,9 @@ def catalog(database: Database) -> Iterator[Catalog]:
 
 
 def catalog_of(database: Database) -> Catalog:
-    return Catalog(load_settings({"name": "shop", "url": database.url, "publication": "events"}, {}))
+    given = {"name": "shop", "url": database.url, "publication": "events"}
+    settings = load_settings(given, {}).slot_settings()
+    return Catalog(settings.connection, settings.publications)
 
 
 def relation(database: Database, table: str) -> Relation:
@@ -122,7 +124,7 @@ def test_a_key_that_the_stream_does_not_bring_is_none(catalog: Catalog, database
     assert catalog.primary_key(Relation(whole.oid, "public", "t", "f", whole.columns[1:])) == ()
 
 
-def test_a_connection_that_was_cut_is_made_anew(catalog: Catalog, database: Database) -> None:
+def test_a_connection_that_was_cut_is_made_again(catalog: Catalog, database: Database) -> None:
     database.execute("CREATE TABLE t (a int PRIMARY KEY)")
     assert catalog.primary_key(relation(database, "t")) == ("a",)
 

@@ -6,27 +6,21 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 import pytest
 
 from tests.support import Database
 from walex_celery import SetupError, WalExError
 from walex_celery.errors import AuthenticationFailed, PostgresUnavailable
-from walex_celery.postgres.connection import (
-    SESSION,
-    connect,
-    connect_replication,
-    explain_connect_error,
-    hide_secrets,
-    quote_identifier,
-)
-from walex_celery.settings.model import WalExSettings, load_settings
+from walex_celery.postgres.connection import SESSION, connect, connect_replication
+from walex_celery.postgres.parameters import ConnectionSettings
+from walex_celery.settings.model import load_settings
 
 CONNECTS = pytest.mark.parametrize("connecting", [connect, connect_replication])
 
 
-def settings_of(on: Database, **keywords: object) -> WalExSettings:
-    return load_settings({"name": "shop", "url": on.url, "publication": "events", **keywords}, {})
+def settings_of(on: Database, **keywords: object) -> ConnectionSettings:
+    given = {"name": "shop", "url": on.url, "publication": "events", **keywords}
+    return load_settings(given, {}).connection_settings()
 
 
 def closed_port() -> int:
@@ -38,7 +32,7 @@ def closed_port() -> int:
 
 @CONNECTS
 def test_the_session_is_pinned_whatever_the_database_s_defaults(
-    connecting: Callable[[WalExSettings], Any], database: Database
+    connecting: Callable[[ConnectionSettings], Any], database: Database
 ) -> None:
     """Else the text of values would follow them (promise 7)."""
     for name, value in {
@@ -67,7 +61,7 @@ def test_the_session_is_pinned_whatever_the_database_s_defaults(
 
 @CONNECTS
 @pytest.mark.parametrize(
-    ("wrong", "kind", "mend"),
+    ("wrong", "kind", "fix"),
     [
         ({"password": "hunter2"}, AuthenticationFailed, "set the right password= or WALEX_PASSWORD"),
         ({"database": "no_such_database"}, SetupError, "set database="),
@@ -80,10 +74,10 @@ def test_the_session_is_pinned_whatever_the_database_s_defaults(
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )
 def test_a_connection_that_fails_says_why_and_never_the_password(
-    connecting: Callable[[WalExSettings], Any],
+    connecting: Callable[[ConnectionSettings], Any],
     wrong: dict[str, object],
     kind: type[WalExError],
-    mend: str,
+    fix: str,
     database: Database,
 ) -> None:
     settings = settings_of(database, connect_timeout=2, **wrong)
@@ -92,18 +86,11 @@ def test_a_connection_that_fails_says_why_and_never_the_password(
         connecting(settings)
 
     assert type(caught.value) is kind
-    assert mend in str(caught.value)
+    assert fix in str(caught.value)
     assert settings.address() in str(caught.value)
     assert caught.value.__cause__ is None, "psycopg2's own text is not chained: it is not ours to clean"
     for secret in settings.secrets():
         assert secret not in str(caught.value)
-
-
-def test_a_missing_certificate_is_not_a_missing_database() -> None:
-    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
-    said = psycopg2.OperationalError('root certificate file "/no/such/ca.pem" does not exist')
-
-    assert "mend: set sslrootcert=" in str(explain_connect_error(said, settings))
 
 
 def test_no_password_where_one_is_needed(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +103,7 @@ def test_no_password_where_one_is_needed(database: Database, monkeypatch: pytest
 
 @CONNECTS
 def test_the_bytes_of_a_sql_ascii_database_come_as_they_are(
-    connecting: Callable[[WalExSettings], Any], database: Database
+    connecting: Callable[[ConnectionSettings], Any], database: Database
 ) -> None:
     """With client_encoding UTF8 the server refuses to send bytes of a SQL_ASCII database that are not."""
     name = database.server.create_database(encoding="SQL_ASCII")
@@ -128,14 +115,3 @@ def test_the_bytes_of_a_sql_ascii_database_come_as_they_are(
         connection.close()
     finally:
         database.server.drop_database(name)
-
-
-def test_secrets_are_hidden_wherever_they_stand() -> None:
-    url = "postgresql://me:hunter2@db/shop"
-    settings = load_settings({"name": "shop", "url": url, "publication": "events"}, {})
-
-    assert hide_secrets(f"can't use {url}, nor hunter2", settings) == "can't use ***, nor ***"
-
-
-def test_identifiers_are_quoted() -> None:
-    assert quote_identifier('my "table"') == '"my ""table"""'

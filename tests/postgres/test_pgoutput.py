@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from walex_celery import DecodeError, Lsn
-from walex_celery.events.record import UNCHANGED
+from walex_celery.events.cells import UNCHANGED
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.pgoutput import (
     Begin,
@@ -236,3 +236,90 @@ def test_a_damaged_message_is_a_message_or_an_error(
 
     with suppress(DecodeError):
         assert isinstance(decode(bytes(damaged[: len(damaged) - cut])), pgoutput.Message)
+
+
+# --- single fields -----------------------------------------------------------------------------------
+
+
+def test_a_field_read_alone_is_the_one_of_the_whole_message() -> None:
+    begin, commit = decode(BEGIN), decode(COMMIT)
+    assert isinstance(begin, Begin)
+    assert isinstance(commit, Commit)
+
+    final_lsn, microseconds, xid = pgoutput.unpack_begin(BEGIN)
+
+    assert Begin(Lsn(final_lsn), pgoutput.timestamp(microseconds), xid) == begin
+    assert pgoutput.unpack_commit_end_lsn(COMMIT) == (commit.end_lsn,)
+    assert (len(BEGIN), len(COMMIT)) == (pgoutput.BEGIN_LENGTH, pgoutput.COMMIT_LENGTH)
+
+
+@pytest.mark.parametrize("payload", [RELATION, TYPE, INSERT, UPDATE, UPDATE_OF_KEY, DELETE_FULL])
+def test_the_oid_stands_at_one_place_in_all_messages_that_have_one(payload: bytes) -> None:
+    message = decode(payload)
+    assert isinstance(message, Relation | Type | Insert | Update | Delete)
+
+    (oid,) = pgoutput.unpack_oid(payload)
+
+    assert oid == (message.oid if isinstance(message, Relation | Type) else message.relation_oid)
+
+
+STANDALONE_MESSAGE = b"M\x00\x00\x00\x00\x00\x01\x6b\x37\x10p\x00\x00\x00\x00\x00"
+
+
+def test_what_a_transaction_starts_and_ends_with() -> None:
+    """Of all messages only a Commit and a Message outside of transactions reach a position."""
+    payloads = [*PAYLOADS, STANDALONE_MESSAGE]
+
+    assert {payload for payload in payloads if pgoutput.is_begin(payload)} == {BEGIN}
+    assert {payload: pgoutput.started_lsn(payload) for payload in payloads} == {
+        **dict.fromkeys(payloads),
+        BEGIN: 0x16B3748,
+    }
+    assert {payload: pgoutput.completed_lsn(payload) for payload in payloads} == {
+        **dict.fromkeys(payloads),
+        COMMIT: Lsn.parse("1/16B3778"),
+        STANDALONE_MESSAGE: 0x16B3710,
+    }
+    assert {payload: pgoutput.standalone_lsn(payload) for payload in payloads} == {
+        **dict.fromkeys(payloads),
+        STANDALONE_MESSAGE: 0x16B3710,
+    }
+    assert {payload for payload in payloads if payload.startswith(pgoutput.COMPLETING)} == {
+        COMMIT,
+        MESSAGE,
+        STANDALONE_MESSAGE,
+    }
+
+
+def test_a_description_replaces_one_of_the_same_kind_and_oid() -> None:
+    renamed = RELATION.replace(b"orders", b"bills")
+
+    assert pgoutput.description_key(renamed) == pgoutput.description_key(RELATION)
+    assert pgoutput.description_key(TYPE) not in (None, pgoutput.description_key(RELATION))
+    assert pgoutput.description_key(b"Y" + RELATION[1:]) != pgoutput.description_key(RELATION)
+    assert [pgoutput.description_key(payload) for payload in (BEGIN, COMMIT, INSERT, MESSAGE, b"")] == [
+        None
+    ] * 5
+
+
+@pytest.mark.parametrize("payload", [COMMIT, STANDALONE_MESSAGE])
+def test_no_position_is_read_from_a_message_that_is_cut_short(payload: bytes) -> None:
+    """A position read past the fields would be acknowledged, and what is before it lost (promise 10)."""
+    for length in range(1, len(payload)):
+        with pytest.raises(DecodeError):
+            pgoutput.completed_lsn(payload[:length])
+    with pytest.raises(DecodeError):
+        pgoutput.completed_lsn(payload + b"\x00")
+
+
+def test_no_start_is_read_from_a_begin_that_is_cut_short() -> None:
+    for length in range(1, len(BEGIN)):
+        with pytest.raises(DecodeError):
+            pgoutput.started_lsn(BEGIN[:length])
+
+
+@given(st.sampled_from([b"", b"B", b"C", b"M", b"M\x01", b"R", b"Y"]), st.binary(max_size=40))
+def test_any_bytes_have_a_position_or_none_or_are_an_error(start: bytes, rest: bytes) -> None:
+    for function in (pgoutput.started_lsn, pgoutput.completed_lsn, pgoutput.standalone_lsn):
+        with suppress(DecodeError):
+            assert isinstance(function(start + rest), int | None)

@@ -1,4 +1,4 @@
-"""Each way in which a slot can't be had is its own error, told with its mend, before it is touched (promise 8)."""
+"""Each reason why a slot can't be read is its own error, with its fix, before the slot is touched (promise 8)."""
 
 from __future__ import annotations
 
@@ -20,61 +20,63 @@ from walex_celery.errors import (
 )
 from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import (
-    Server,
-    Slot,
-    check_prerequisites,
-    check_slot,
-    create_slot,
-    find_slot,
-    inspect_server,
-)
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server, check_prerequisites, inspect_server
+from walex_celery.postgres.slot import Slot, SlotCounts, check_slot, count_slots, create_slot, find_slot
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings.model import WalExSettings, load_settings
+from walex_celery.settings.model import load_settings
 from walex_celery.testing.servers import Postgres
 
 PASSWORD = "hunter2"
 
 
-def settings_of(database: Database, **keywords: object) -> WalExSettings:
+def settings_of(database: Database, **keywords: object) -> SlotSettings:
     given = {"name": "shop", "url": database.url, "publication": "events", "durable_slot": True, **keywords}
-    return load_settings(given, {})
+    return load_settings(given, {}).slot_settings()
 
 
-def check(settings: WalExSettings) -> Server:
+def check(settings: SlotSettings) -> Server:
     """What a producer does before it touches the slot."""
-    connection = connect(settings)
+    connection = connect(settings.connection)
     try:
         check_prerequisites(connection, settings)
         slot = find_slot(connection, settings)
         if slot is not None:
             check_slot(slot, settings)
-        return inspect_server(connection, settings)
+        return inspect_server(connection, settings.connection)
     finally:
         connection.close()
 
 
-def make_slot(settings: WalExSettings) -> Lsn | None:
-    connection = connect_replication(settings)
+def make_slot(settings: SlotSettings) -> Lsn | None:
+    connection = connect_replication(settings.connection)
     try:
         return create_slot(connection.cursor(), settings)
     finally:
         connection.close()
 
 
+def slot_of(settings: SlotSettings) -> Slot | None:
+    connection = connect(settings.connection)
+    try:
+        return find_slot(connection, settings)
+    finally:
+        connection.close()
+
+
 @pytest.fixture
-def settings(database: Database) -> WalExSettings:
+def settings(database: Database) -> SlotSettings:
     """Of an instance whose database has its publication; its slot is named after the database."""
     database.execute("CREATE PUBLICATION events FOR ALL TABLES")
     return settings_of(database, slot_name=database.name)
 
 
-def refused(settings: WalExSettings, kind: type[WalExError]) -> str:
-    """What is told when *settings* are refused with exactly *kind*."""
+def refused(settings: SlotSettings, kind: type[WalExError]) -> str:
+    """The message when *settings* are refused with exactly *kind*."""
     with pytest.raises(kind) as caught:
         check(settings)
     assert type(caught.value) is kind
-    for secret in settings.secrets():
+    for secret in settings.connection.secrets():
         assert secret not in str(caught.value)
     return str(caught.value)
 
@@ -82,19 +84,15 @@ def refused(settings: WalExSettings, kind: type[WalExError]) -> str:
 # What is right.
 
 
-def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> None:
+def test_a_slot_is_made_once(settings: SlotSettings, database: Database) -> None:
     server = check(settings)
     made_at = make_slot(settings)
     assert make_slot(settings) is None
 
-    connection = connect(settings)
-    try:
-        slot = find_slot(connection, settings)
-    finally:
-        connection.close()
+    slot = slot_of(settings)
     assert slot is not None
     assert (slot.name, slot.plugin, slot.type, slot.database, slot.temporary, slot.active_pid) == (
-        settings.slot, "pgoutput", "logical", database.name, False, None
+        settings.name, "pgoutput", "logical", database.name, False, None
     )  # fmt: skip
     assert slot.confirmed_flush_lsn == made_at
     assert check(settings) == server
@@ -102,12 +100,8 @@ def test_a_slot_is_made_once(settings: WalExSettings, database: Database) -> Non
     assert (server.database, server.wal_sender_timeout) == (database.name, 60)
 
 
-def test_there_is_no_slot_at_first(settings: WalExSettings) -> None:
-    connection = connect(settings)
-    try:
-        assert find_slot(connection, settings) is None
-    finally:
-        connection.close()
+def test_there_is_no_slot_at_first(settings: SlotSettings) -> None:
+    assert slot_of(settings) is None
 
 
 def test_a_temporary_slot_goes_with_its_connection(database: Database) -> None:
@@ -115,6 +109,42 @@ def test_a_temporary_slot_goes_with_its_connection(database: Database) -> None:
 
     assert make_slot(settings) is not None
     assert make_slot(settings) is not None
+
+
+def test_how_far_a_slot_is_behind(settings: SlotSettings, database: Database) -> None:
+    make_slot(settings)
+    before = slot_of(settings)
+    database.execute("SELECT pg_logical_emit_message(true, 'filler', repeat('x', 100000))")
+    after = slot_of(settings)
+
+    assert before is not None
+    assert after is not None
+    assert before.lag_bytes is not None
+    assert after.lag_bytes is not None
+    assert after.lag_bytes - before.lag_bytes >= 100_000
+    assert after.retained_bytes is not None
+    assert after.retained_bytes >= after.lag_bytes
+    assert (after.wal_status, after.safe_wal_bytes, after.is_active, after.is_lost) == (
+        "reserved", None, False, False
+    )  # fmt: skip
+
+
+def test_a_position_read_before_the_slot_went_on_is_no_negative_lag() -> None:
+    slot = Slot("s", "pgoutput", "logical", "shop", False, 42, Lsn(900), "reserved", wal_lsn=Lsn(800))
+
+    assert (slot.lag_bytes, slot.retained_bytes, slot.is_active) == (0, None, True)
+
+
+def test_the_slots_of_all_databases_are_counted(settings: SlotSettings) -> None:
+    connection = connect(settings.connection)
+    try:
+        before = count_slots(connection, settings.connection)
+        make_slot(settings)
+        after = count_slots(connection, settings.connection)
+    finally:
+        connection.close()
+
+    assert after == SlotCounts(before.all + 1, before.standbys)
 
 
 # What is not.
@@ -126,17 +156,17 @@ def test_a_missing_publication(database: Database) -> None:
         database, publication=["present", 'odd "one"', "events"], subscriptions=["users", 'sales.x"y']
     )
 
-    told = refused(settings, PublicationMissing)
+    message = refused(settings, PublicationMissing)
 
-    assert "'odd \"one\"', 'events' does not exist" in told
-    assert 'mend: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in told
+    assert "'odd \"one\"', 'events' does not exist" in message
+    assert 'fix: CREATE PUBLICATION "odd ""one""" FOR TABLE "public"."users", "sales"."x""y";' in message
 
 
-def test_the_mend_for_a_missing_publication_mends(database: Database) -> None:
+def test_the_fix_for_a_missing_publication_works(database: Database) -> None:
     settings = settings_of(database, subscriptions=["*"], publication=['odd "one"'])
-    told = refused(settings, PublicationMissing)
+    message = refused(settings, PublicationMissing)
 
-    database.execute(told.partition("mend: ")[2])
+    database.execute(message.partition("fix: ")[2])
 
     check(settings)
 
@@ -152,12 +182,12 @@ def role_of(database: Database, options: str) -> Iterator[str]:
         database.execute(f"DROP ROLE {role}")
 
 
-def test_a_role_without_replication(settings: WalExSettings, database: Database) -> None:
+def test_a_role_without_replication(settings: SlotSettings, database: Database) -> None:
     with role_of(database, "NOREPLICATION") as role:
         limited = settings_of(database, username=role, password=PASSWORD)
 
-        told = refused(limited, PrivilegeError)
-        database.execute(told.partition("mend: ")[2].partition(";")[0])
+        message = refused(limited, PrivilegeError)
+        database.execute(message.partition("fix: ")[2].partition(";")[0])
 
         check(limited)
 
@@ -165,43 +195,43 @@ def test_a_role_without_replication(settings: WalExSettings, database: Database)
 def test_a_role_without_replication_can_not_connect_for_replication(database: Database) -> None:
     with role_of(database, "NOREPLICATION") as role:
         with pytest.raises(PrivilegeError, match="ALTER ROLE") as caught:
-            connect_replication(settings_of(database, username=role, password=PASSWORD))
+            connect_replication(settings_of(database, username=role, password=PASSWORD).connection)
         assert PASSWORD not in str(caught.value)
 
 
-def test_a_replication_role_needs_no_more(settings: WalExSettings, database: Database) -> None:
+def test_a_replication_role_needs_no_more(settings: SlotSettings, database: Database) -> None:
     with role_of(database, "REPLICATION") as role:
         check(settings_of(database, username=role, password=PASSWORD))
 
 
-def test_a_slot_of_another_plugin(settings: WalExSettings, database: Database) -> None:
-    database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [settings.slot])
+def test_a_slot_of_another_plugin(settings: SlotSettings, database: Database) -> None:
+    database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [settings.name])
 
-    told = refused(settings, SlotMismatch)
+    message = refused(settings, SlotMismatch)
 
-    assert "is of plugin 'test_decoding', not 'pgoutput'" in told
-    assert f"SELECT pg_drop_replication_slot('{settings.slot}')" in told
+    assert "is of plugin 'test_decoding', not 'pgoutput'" in message
+    assert f"SELECT pg_drop_replication_slot('{settings.name}')" in message
 
 
-def test_a_slot_of_another_database(settings: WalExSettings, postgres: Postgres) -> None:
+def test_a_slot_of_another_database(settings: SlotSettings, postgres: Postgres) -> None:
     other = postgres.create_database()
     try:
-        make_slot(settings_of(Database(postgres, other), slot_name=settings.slot))
+        make_slot(settings_of(Database(postgres, other), slot_name=settings.name))
 
         assert f"is of database '{other}'" in refused(settings, SlotMismatch)
     finally:
         postgres.drop_database(other)
 
 
-def test_a_physical_slot(settings: WalExSettings, database: Database) -> None:
-    database.execute("SELECT pg_create_physical_replication_slot(%s)", [settings.slot])
+def test_a_physical_slot(settings: SlotSettings, database: Database) -> None:
+    database.execute("SELECT pg_create_physical_replication_slot(%s)", [settings.name])
     try:
         assert "is a physical one" in refused(settings, SlotMismatch)
     finally:
-        database.execute("SELECT pg_drop_replication_slot(%s)", [settings.slot])
+        database.execute("SELECT pg_drop_replication_slot(%s)", [settings.name])
 
 
-def test_a_slot_in_use(settings: WalExSettings) -> None:
+def test_a_slot_in_use(settings: SlotSettings) -> None:
     server = check(settings)
     stream = ReplicationStream(settings, server)
     second = ReplicationStream(settings, server)
@@ -223,7 +253,7 @@ def test_a_slot_in_use_is_a_runtime_error_as_in_walex() -> None:
 
 def test_a_temporary_slot_of_that_name_is_in_use(database: Database) -> None:
     settings = settings_of(database, durable_slot=False, slot_name=database.name)
-    first = connect_replication(settings)
+    first = connect_replication(settings.connection)
     try:
         create_slot(first.cursor(), settings)
         with pytest.raises(SlotInUse, match="another slot_name="):
@@ -233,7 +263,9 @@ def test_a_temporary_slot_of_that_name_is_in_use(database: Database) -> None:
 
 
 def test_a_lost_slot() -> None:
-    settings = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
+    settings = load_settings(
+        {"name": "shop", "database": "shop", "publication": "events"}, {}
+    ).slot_settings()
     slot = Slot("shop_walex", "pgoutput", "logical", "shop", False, None, None, "lost")
 
     with pytest.raises(SlotLost, match="max_slot_wal_keep_size"):
@@ -255,7 +287,7 @@ def test_a_slot_that_was_dropped_is_lost_whatever_its_name(database: Database) -
 # Servers of their own.
 
 
-def on_server(server: Postgres) -> WalExSettings:
+def on_server(server: Postgres) -> SlotSettings:
     database = Database(server, "postgres")
     database.execute("CREATE PUBLICATION events")
     return settings_of(database)
@@ -265,7 +297,7 @@ def test_a_wal_level_that_is_not_logical() -> None:
     with Postgres(settings={"fsync": "off", "wal_level": "replica"}) as server:
         settings = on_server(server)
 
-        assert "mend: ALTER SYSTEM SET wal_level = logical; then restart" in refused(settings, WalLevelError)
+        assert "fix: ALTER SYSTEM SET wal_level = logical; then restart" in refused(settings, WalLevelError)
         with pytest.raises(WalLevelError):
             make_slot(settings)
 
@@ -292,9 +324,9 @@ def test_no_slots_at_all() -> None:
 def test_no_free_walsender() -> None:
     with Postgres(settings={"fsync": "off", "max_wal_senders": "1"}) as server:
         settings = on_server(server)
-        first = connect_replication(settings)
+        first = connect_replication(settings.connection)
         try:
             with pytest.raises(NoFreeSlot, match="max_wal_senders"):
-                connect_replication(settings)
+                connect_replication(settings.connection)
         finally:
             first.close()

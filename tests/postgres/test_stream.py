@@ -15,9 +15,11 @@ from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from walex_celery.errors import PostgresUnavailable, SlotInUse
 from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import inspect_server
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.pgoutput import completed_lsn
+from walex_celery.postgres.server import inspect_server
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
-from walex_celery.settings.model import WalExSettings, load_settings
+from walex_celery.settings.model import load_settings
 from walex_celery.testing.servers import Postgres
 
 SLOT = "stream_walex"
@@ -41,16 +43,15 @@ def database(impatient: Postgres) -> Iterator[Database]:
 
 
 @pytest.fixture
-def settings(database: Database) -> WalExSettings:
-    return load_settings(
-        {"name": "stream", "url": database.url, "publication": "p", "durable_slot": True}, {}
-    )
+def settings(database: Database) -> SlotSettings:
+    given = {"name": "stream", "url": database.url, "publication": "p", "durable_slot": True}
+    return load_settings(given, {}).slot_settings()
 
 
 @contextmanager
-def streaming(settings: WalExSettings) -> Iterator[ReplicationStream]:
-    connection = connect(settings)
-    server = inspect_server(connection, settings)
+def streaming(settings: SlotSettings) -> Iterator[ReplicationStream]:
+    connection = connect(settings.connection)
+    server = inspect_server(connection, settings.connection)
     connection.close()
     stream = ReplicationStream(settings, server)
     try:
@@ -68,7 +69,7 @@ def confirmed(database: Database) -> Lsn:
 
 
 def commit_ends(messages: list[StreamMessage]) -> list[int]:
-    return [int.from_bytes(m.payload[10:18], "big") for m in messages if m.payload[:1] == b"C"]
+    return [end for end in (completed_lsn(message.payload) for message in messages) if end is not None]
 
 
 def commit_around_a_long_transaction(database: Database, rows: int) -> None:
@@ -83,12 +84,12 @@ def commit_around_a_long_transaction(database: Database, rows: int) -> None:
     long.close()
 
 
-def test_psycopg2_by_itself_acknowledges_what_nobody_acknowledged(
-    database: Database, settings: WalExSettings
+def test_psycopg2_by_itself_acknowledges_what_the_producer_did_not(
+    database: Database, settings: SlotSettings
 ) -> None:
     """Why read() stops where it does; if this fails one day, psycopg2 has changed and the guard may go."""
     commit_around_a_long_transaction(database, rows=100_000)
-    connection = connect_replication(settings)
+    connection = connect_replication(settings.connection)
     cursor: Any = connection.cursor()  # the stubs leave its methods untyped
     cursor.start_replication_expert(
         f"START_REPLICATION SLOT {SLOT} LOGICAL 0/0 (proto_version '1', publication_names 'p')",
@@ -117,7 +118,7 @@ def test_psycopg2_by_itself_acknowledges_what_nobody_acknowledged(
 
 
 def test_nothing_is_acknowledged_before_the_producer_says_so(
-    database: Database, settings: WalExSettings
+    database: Database, settings: SlotSettings
 ) -> None:
     """The same, through our stream: the guard holds, and says that all must be confirmed first."""
     commit_around_a_long_transaction(database, rows=100_000)
@@ -144,7 +145,7 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
         wait_until(lambda: confirmed(database) >= ends[0])
 
 
-def test_feedback_goes_out_while_the_reader_is_busy(database: Database, settings: WalExSettings) -> None:
+def test_feedback_goes_out_while_the_reader_is_busy(database: Database, settings: SlotSettings) -> None:
     """Promise 6: three times wal_sender_timeout without a read does not cost the connection."""
     with streaming(settings) as stream:
         Event().wait(3 * SENDER_TIMEOUT_SECONDS + 0.5)
@@ -154,7 +155,7 @@ def test_feedback_goes_out_while_the_reader_is_busy(database: Database, settings
 
 
 def test_idle_wal_end_moves_on_with_writes_that_are_not_published(
-    database: Database, settings: WalExSettings
+    database: Database, settings: SlotSettings
 ) -> None:
     """Promise 5, the stream's part: the server tells how far it has read when there is nothing for us."""
     database.execute("CREATE TABLE unpublished (id int)")
@@ -171,7 +172,7 @@ def test_idle_wal_end_moves_on_with_writes_that_are_not_published(
 
 
 def test_a_second_reader_of_a_durable_slot_is_told_that_it_is_in_use(
-    database: Database, settings: WalExSettings
+    database: Database, settings: SlotSettings
 ) -> None:
     """Promise 8."""
     with streaming(settings):
@@ -180,7 +181,7 @@ def test_a_second_reader_of_a_durable_slot_is_told_that_it_is_in_use(
         assert isinstance(caught.value, RuntimeError)
 
 
-def test_a_terminated_connection_is_told_as_unavailable(database: Database, settings: WalExSettings) -> None:
+def test_a_terminated_connection_is_told_as_unavailable(database: Database, settings: SlotSettings) -> None:
     with streaming(settings) as stream:
         database.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
 
@@ -194,13 +195,13 @@ def test_a_terminated_connection_is_told_as_unavailable(database: Database, sett
         wait_until(fails)
 
 
-def test_wake_ends_a_read_that_waits(database: Database, settings: WalExSettings) -> None:
+def test_wake_ends_a_read_that_waits(database: Database, settings: SlotSettings) -> None:
     with streaming(settings) as stream:
         stream.wake()
         assert stream.read(pending=False, timeout=60) == []
 
 
-def test_descriptors_above_those_that_select_takes(settings: WalExSettings, database: Database) -> None:
+def test_descriptors_above_those_that_select_takes(settings: SlotSettings, database: Database) -> None:
     """An application may have many files open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))

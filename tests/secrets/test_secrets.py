@@ -64,7 +64,10 @@ COMMANDS: dict[str, list[str | None]] = {
 def leaves(command: click.Command, *path: str) -> Iterator[str]:
     """The commands that do something, by the words that call them."""
     if isinstance(command, click.Group):
-        for name, inner in command.commands.items():
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
             yield from leaves(inner, *path, name)
     else:
         yield " ".join(path)

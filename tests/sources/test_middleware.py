@@ -6,9 +6,9 @@ import pytest
 
 from tests import messages as m
 from walex_celery import DecodeError, Lsn, MiddlewareError, StreamMessage
+from walex_celery.postgres.pgoutput import completed_lsn
+from walex_celery.sources.ledger import Ledger
 from walex_celery.sources.middleware import (
-    Ledger,
-    completed_lsn,
     process_message_async,
     process_message_sync,
     register,
@@ -142,14 +142,14 @@ def test_a_message_outside_of_transactions_stands_for_itself() -> None:
     ],
 )
 def test_what_a_message_completes(payload: bytes, lsn: int | None) -> None:
-    assert completed_lsn(StreamMessage(payload, 0)) == lsn
+    assert completed_lsn(payload) == lsn
 
 
 @pytest.mark.parametrize("payload", [b"C", m.commit()[:-1], b"M", b"M\x00", b"M\x00" + b"\0" * 8])
 def test_a_cut_message_is_a_decode_error(payload: bytes) -> None:
     """Promise 10: the ledger looks at it before anybody else."""
     with pytest.raises(DecodeError):
-        completed_lsn(StreamMessage(payload, 0))
+        completed_lsn(payload)
 
 
 class Processor:

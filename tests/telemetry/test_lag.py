@@ -81,8 +81,10 @@ def test_a_backlog_is_over_when_little_is_left_and_small_lags_are_none() -> None
 
 
 def test_the_meter_measures_on_a_connection_of_its_own_and_survives_its_loss(database: Database) -> None:
-    settings = load_settings({"name": "shop", "url": database.url, "publication": "events"}, {})
-    catalog = Catalog(settings)
+    settings = load_settings(
+        {"name": "shop", "url": database.url, "publication": "events"}, {}
+    ).slot_settings()
+    catalog = Catalog(settings.connection)
     acknowledged = catalog.wal_lsn()
     catalog.close()
     statistics = Statistics()

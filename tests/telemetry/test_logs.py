@@ -158,7 +158,7 @@ def test_a_wrong_setting_is_a_line_too(shop: Shop) -> None:
 def test_text_is_as_the_application_has_it(shop: Shop) -> None:
     shop.write(MODULE, 'app.conf.worker_log_format = "MINE %(levelname)s %(name)s: %(message)s"\n')
     with shop.producer() as log:
-        log.until("MINE INFO walex_celery.pipeline.producer: streaming from")
+        log.until("MINE INFO walex_celery.producer: streaming from")
 
 
 def test_an_application_that_sets_logging_up_keeps_it(shop: Shop) -> None:
@@ -170,7 +170,7 @@ def test_an_application_that_sets_logging_up_keeps_it(shop: Shop) -> None:
     shop.write(MODULE, own_set_up)
     with shop.producer("--log-format", "json") as log:
         log.until("OURS streaming from")
-        assert "OURS --log-format json is left to the application" in log.text
+        assert "OURS --log-format json is ignored: the application" in log.text
         assert all(line.startswith(("OURS ", "  ")) for line in log.text.splitlines())
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 
-from tests.support import wait_until
 from walex_celery import Lsn
 from walex_celery.telemetry.progress import Progress, human_bytes
 from walex_celery.telemetry.report import LagStatus
@@ -68,11 +68,17 @@ def test_the_end_of_a_backlog_is_foretold(caplog: pytest.LogCaptureFixture) -> N
     assert "lag 1.2 GiB, 200.0 s, done in about 3 min; acknowledged" in line(caplog)
 
 
-def test_it_is_due_once_an_interval() -> None:
-    progress = Progress(0.05)
+def test_it_is_due_once_an_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("walex_celery.telemetry.progress.time", SimpleNamespace(monotonic=lambda: now))
+    progress = Progress(60)
+    now += 59
     assert not progress.due
-    wait_until(lambda: progress.due, 5)
+    now += 1
+    assert progress.due
 
     progress.log(Statistics(), acknowledged=Lsn(0), lag=LagStatus(0))
 
     assert not progress.due
+    now += 60
+    assert progress.due

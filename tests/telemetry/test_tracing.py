@@ -17,27 +17,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 import walex_celery
-from tests.operations.port import SCHEMA
-from tests.support import Database, wait_until
-from tests.walex.support import Project, in_thread, make_app, running
+from tests.support import Database, shop, wait_until
+from tests.support.producers import in_thread, running
+from tests.support.project import Project
 from walex_celery import Event, HandlerError, Producer, WalEx
-from walex_celery.pipeline.producer import open_tracing
+from walex_celery.pipeline.run import open_tracing
 from walex_celery.settings.model import load_settings
 from walex_celery.telemetry.statistics import Statistics
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 SPAN = "b7ad6b7169203331"
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
 
 
 @pytest.fixture
@@ -52,15 +41,8 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
 
 
 def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
-    return WalEx(
-        app,
-        url=database.url,
-        name="shop",
-        publication="events",
-        subscriptions=["items", "sales.orders"],
-        slot_name=database.name,
-        **settings,
-    )
+    given = {"subscriptions": ["items", "sales.orders"], "durable_slot": False}
+    return shop.make_walex(app, database, **(given | settings))
 
 
 def finished(spans: InMemorySpanExporter, count: int) -> list[ReadableSpan]:
@@ -229,7 +211,8 @@ def test_without_a_provider_nothing_changes(
     def notify(event: Event) -> None: ...
 
     with caplog.at_level("INFO"), running(walex) as producer:
-        assert producer._tracing is None
+        assert producer._run is not None
+        assert producer._run.tracing is None
         assert not signals.before_task_publish.has_listeners("shop.notify")
     assert "Task shop.notify is published by template" in caplog.text
 

@@ -10,7 +10,9 @@ import pytest
 from celery import Celery
 
 from tests.support import Database
-from tests.walex.support import SCHEMA, Project, make_app
+from tests.support.producers import make_app
+from tests.support.project import Project
+from tests.walex.support import SCHEMA
 
 
 @pytest.fixture
@@ -18,14 +20,6 @@ def todos(database: Database) -> Database:
     """A database with the tables of WalEx's README, published as ``events``."""
     database.execute(SCHEMA)
     return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Iterator[Celery]:
-    """A Celery application on Valkey."""
-    app = make_app(redis_url)
-    yield app
-    app.close()
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import in_thread, make_app, row, running, slots, wait_for, working
+from tests.support.producers import in_thread, make_app, running, working
+from tests.support.slots import slots
+from tests.walex.support import row, wait_for
 from walex_celery import ConfigurationError, Event, HandlerError, Producer, WalEx
 
 

@@ -10,7 +10,9 @@ from celery import Celery
 from psycopg2 import sql
 
 from tests.support import Database, wait_until
-from tests.walex.support import Project, row, running, wait_for
+from tests.support.producers import running
+from tests.support.project import Project
+from tests.walex.support import row, wait_for
 from walex_celery import ConfigurationError, Event, WalEx
 from walex_celery.pipeline.assembler import CHUNK_EVENTS
 

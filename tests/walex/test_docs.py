@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import Database, wait_until
-from tests.walex.support import Project
+from tests.support.project import Project
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "walex.md").read_text(encoding="utf-8")

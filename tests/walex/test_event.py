@@ -10,7 +10,8 @@ import pytest
 from celery import Celery
 
 from tests.support import Database
-from tests.walex.support import row, running, wait_for, working
+from tests.support.producers import running, working
+from tests.walex.support import row, wait_for
 from walex_celery import Change, Event, Lsn, WalEx
 from walex_celery.events.event import VERSION
 from walex_celery.testing.servers import Postgres

@@ -6,7 +6,8 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import row, running, wait_for
+from tests.support.producers import running
+from tests.walex.support import row, wait_for
 from walex_celery import Event, Filters, WalEx
 
 README = {

@@ -9,7 +9,10 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import Project, row, running, slots, wait_for, working
+from tests.support.producers import running, working
+from tests.support.project import Project
+from tests.support.slots import slots
+from tests.walex.support import row, wait_for
 from walex_celery import ConfigurationError, Event, Filters, WalEx
 from walex_celery.events.task_id import parse_task_id
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.pipeline.process import written
 from tests.support import Database, wait_until
+from tests.support.producers import running, working
+from tests.support.slots import confirmed_flush, written
 from tests.walex.disk_queue import DiskQueue
-from tests.walex.support import SCHEMA, confirmed_flush, row, running, wait_for, working
+from tests.walex.support import SCHEMA, row, wait_for
 from walex_celery import (
     STORED,
     Event,

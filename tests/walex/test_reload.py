@@ -10,7 +10,8 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import running, wait_for
+from tests.support.producers import running
+from tests.walex.support import wait_for
 from walex_celery import ConfigurationError, Event, WalEx
 
 

@@ -10,7 +10,9 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import SCHEMA, in_thread, row, running, slots, wait_for
+from tests.support.producers import in_thread, running
+from tests.support.slots import slots
+from tests.walex.support import SCHEMA, row, wait_for
 from walex_celery import Event, Producer, SetupError, SlotInUse, WalEx
 from walex_celery.errors import PublicationMissing
 from walex_celery.postgres.connection import connect_replication
@@ -96,10 +98,10 @@ def test_a_slot_whose_backend_has_not_noticed_yet_that_its_producer_ended_is_wai
     with running(walex):
         pass
     wait_until(lambda: slots(todos) == [("my_app_replication_slot", False, False)])
-    before = connect_replication(walex.settings)
+    before = connect_replication(walex.settings.connection_settings())
     options = {"proto_version": "1", "publication_names": "events"}
     before.cursor().start_replication("my_app_replication_slot", options=options)
-    noticing = threading.Timer(1.0, before.close)
+    noticing = threading.Timer(0.5, before.close)
     noticing.start()
 
     with running(walex):

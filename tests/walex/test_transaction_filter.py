@@ -6,7 +6,8 @@ import pytest
 from celery import Celery
 
 from tests.support import Database, wait_until
-from tests.walex.support import row, running
+from tests.support.producers import running
+from tests.walex.support import row
 from walex_celery import Change, ConfigurationError, Event, WalEx
 from walex_celery.filters import (
     RelationFilter,

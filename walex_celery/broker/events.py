@@ -1,4 +1,4 @@
-"""The task-sent events of a batch as one ``task.multi``, which Flower and other monitors take apart."""
+"""The task-sent events of a batch as one ``task.multi``, which Flower and other monitors split again."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from celery import Celery
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("walex_celery.broker.events")
 
 
 class EventPublisher:
@@ -15,7 +15,7 @@ class EventPublisher:
 
     Args:
         app: the Celery app.
-        sender: the node that they are of; ``None`` for one made of process and host.
+        sender: the node that they are sent as; ``None`` for one made of process and host.
     """
 
     def __init__(self, app: Celery, sender: str | None = None) -> None:
@@ -25,7 +25,7 @@ class EventPublisher:
         self._channel: Any = None
 
     def publish(self, channel: Any, events: list[dict[str, Any]]) -> bool:
-        """Publish all events as one message; return whether that went well."""
+        """Publish all events as one message; return whether that succeeded."""
         try:
             if self._dispatcher is None or self._channel is not channel:
                 self._channel = channel

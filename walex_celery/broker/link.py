@@ -14,7 +14,7 @@ from walex_celery.errors import BrokerUnavailable, ConfigurationError, PublishRe
 
 
 class Link:
-    """Opens the broker connection named by the app's settings, and speaks of it without secrets.
+    """Opens the broker connection that the app's settings name; its texts have no secrets.
 
     Args:
         app: whose ``broker_write_url`` and broker settings count.
@@ -110,7 +110,7 @@ class Link:
         raise AssertionError("unreachable")
 
     def unavailable(self, what: str, error: BaseException | None = None) -> BrokerUnavailable:
-        """Return the error to raise when the broker is away."""
+        """Return the error to raise when the broker is unreachable."""
         cause = f": {self.scrub(_text(error))}" if error is not None else ""
         return BrokerUnavailable(
             f"The broker {self.url} {what}{cause}. What was not confirmed is kept and will be sent again."

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from celery import Celery
 
-from walex_celery.broker.link import Link
-from walex_celery.broker.reasons import surroundings
-from walex_celery.broker.target import TaskTarget
-from walex_celery.broker.wire import Batch, Item, Writer
+from walex_celery.broker.driver import Batch, Writer
+from walex_celery.broker.drivers import driver_of, open_link
+from walex_celery.broker.templates.destination import Destination, DestinationOf
+from walex_celery.broker.templates.keyed import KeyedTarget
+from walex_celery.broker.templates.reasons import surroundings
+from walex_celery.broker.templates.target import TaskTarget
+from walex_celery.broker.templates.wire import Item
 from walex_celery.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from walex_celery.broker.redis import RedisWriter
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ class Publisher:
     same task ids. Not to be used by two threads at once.
     """
 
-    def __init__(self, app: Celery, writer: Writer, *, exactly_once: bool = False) -> None:
+    def __init__(self, app: Celery, writer: Writer) -> None:
         self._app = app
         self._writer = writer
-        self._exactly_once = exactly_once
-        self._functions: dict[str, TaskTarget] = {}
+        self._exactly_once = writer.exactly_once
+        self._targets: dict[tuple[str, DestinationOf | None], TaskTarget] = {}
         self._surroundings = surroundings()
         self._items: list[Item] = []
         self._size_bytes = 0
-        self._sent_events: list[dict[str, Any]] = []  # of what was added
+        self._sent_events: list[dict[str, Any]] = []  # of what is not flushed
         self._flushed_events: list[dict[str, Any]] = []
         self._eager: list[Callable[[], None]] = []
         self._batches: list[Batch] = []
@@ -61,7 +61,7 @@ class Publisher:
         Args:
             app: the Celery app, whose broker settings count.
             timeout_seconds: how long one wait on the broker may last without progress.
-            exactly_once: Redis and Valkey only: the position given to :meth:`flush` is stored with the tasks, all
+            exactly_once: if the broker can: the position given to :meth:`flush` is stored with the tasks, all
                 or nothing, under the key given to :meth:`take_over`, which must be called before any flush.
             sender: the node whose ``task-sent`` events Flower sees; ``None`` for one made of process and host.
 
@@ -69,90 +69,79 @@ class Publisher:
             ConfigurationError: no such transport, its library is missing, or ``exactly_once`` with a broker that
                 can't do it.
         """
-        # kombu's Redis transport waits for ever by default; the user's own options take precedence.
-        link = Link(
-            app,
-            timeout_seconds,
-            sender=sender,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            socket_keepalive=True,
-        )
-        driver = link.driver_name
-        writer: Writer
-        if driver == "redis":
-            from walex_celery.broker.redis import RedisWriter
-
-            writer = RedisWriter(link, exactly_once=exactly_once)
-        elif exactly_once:
+        link = open_link(app, timeout_seconds, sender=sender)
+        writer = driver_of(link).open_writer(link, exactly_once=exactly_once)
+        if exactly_once and writer.exactly_once is None:
             raise ConfigurationError(
                 f"exactly_once_enqueue needs Redis or Valkey as the broker, not {link.url}: set "
                 "exactly_once_enqueue=False. Tasks then come at least once, always with the same id."
             )
-        elif driver == "py-amqp":
-            from walex_celery.broker.amqp import AmqpWriter
+        return cls(app, writer)
 
-            writer = AmqpWriter(Link(app, timeout_seconds, sender=sender))
-        else:
-            from walex_celery.broker.kombu import KombuWriter
+    def prepare(
+        self, task: Any, *, destination: DestinationOf | None = None, among: Iterable[Destination] = ()
+    ) -> TaskTarget:
+        """Resolve and plan a task; the same task and function give the same target.
 
-            writer = KombuWriter(Link(app, timeout_seconds, sender=sender))
-        return cls(app, writer, exactly_once=exactly_once)
-
-    def prepare(self, task: Any) -> TaskTarget:
-        """Resolve and plan a task, given as an object or by name; the same task gives the same TaskTarget.
+        Args:
+            task: a task, or its name.
+            destination: chooses each event's destination; ``None`` leaves that to the task's options and routes.
+            among: destinations to plan and declare now; others are planned at their first event.
 
         Raises:
-            ConfigurationError: it can't be sent: pickle, or not callable with one argument; or, exactly once,
-                because it sends by itself.
+            ConfigurationError: it can't be sent: pickle, not callable with one argument, no such destination; or,
+                exactly once, because it sends by itself.
         """
         name = task if isinstance(task, str) else str(task.name)
-        if name not in self._functions:
-            function = TaskTarget(self._app, task, self._writer)
-            if self._exactly_once and function.way == "apply_async":
+        key = name, destination
+        if key not in self._targets:
+            target = (
+                TaskTarget(self._app, task, self._writer)
+                if destination is None
+                else KeyedTarget(self._app, task, self._writer, destination, among)
+            )
+            if self._exactly_once is not None and target.way == "apply_async":
                 raise ConfigurationError(
-                    f"Task {name!r} can't be enqueued exactly once, because {function.reason}: what it sends by itself "
+                    f"Task {name!r} can't be enqueued exactly once, because {target.reason}: what it sends by itself "
                     "is not stored together with the position. Use a plain task, or set exactly_once_enqueue=False."
                 )
-            self._functions[name] = function
-            about = {"task": function.name, "way": function.way}
-            logger.info(
-                "Task %s is published by %s: %s", function.name, function.way, function.reason, extra=about
-            )
-        return self._functions[name]
+            self._targets[key] = target
+            about = {"task": target.name, "way": target.way}
+            logger.info("Task %s is published by %s: %s", target.name, target.way, target.reason, extra=about)
+        return self._targets[key]
 
     def declare(self) -> None:
-        """Declare the queues of all prepared functions now.
+        """Declare the queues of all prepared tasks now.
 
         Raises:
-            BrokerUnavailable: the broker is away.
+            BrokerUnavailable: the broker can't be reached.
             PublishRefused: the broker has a queue of that name with other properties, or refuses it.
         """
-        entities = {entity: None for function in self._functions.values() for entity in function.declares}
+        entities = {entity: None for target in self._targets.values() for entity in target.declares}
         with self._turn:
             self._writer.declare(entities)
         self._start_heart()
 
-    def add(self, function: TaskTarget, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> None:
+    def add(self, target: TaskTarget, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> None:
         """Collect one task.
 
         Args:
-            function: what :meth:`prepare` gave.
+            target: what :meth:`prepare` returned, or its :meth:`~TaskTarget.to`.
             task_id: a UUID.
             value: the event's JSON text in UTF-8.
             argsrepr: what Flower shows for the argument.
             head: what ``value`` begins with, the same object for many events; it is encoded once.
         """
-        template = function.template
+        template = target.template
         if template is not None and (item := template(task_id, value, argsrepr, head)) is not None:
             self._items.append(item)
             self._size_bytes += len(item[2]) + len(item[3])
-            if function.sent_event is not None:
-                self._sent_events.append(function.sent_event_of(task_id, argsrepr))
-        elif function.eager:
-            self._eager.append(lambda: function.run(task_id, value))
+            if target.sent_event is not None:
+                self._sent_events.append(target.sent_event_of(task_id, argsrepr))
+        elif target.eager:
+            self._eager.append(lambda: target.run(task_id, value))
         else:
-            items, events = function.collect(task_id, value, argsrepr, head)
+            items, events = target.collect(task_id, value, argsrepr, head)
             self._items.extend(items)
             self._size_bytes += sum(len(item[2]) + len(item[3]) for item in items)
             self._sent_events.extend(events)
@@ -173,7 +162,7 @@ class Publisher:
 
         Raises:
             BrokerUnavailable: calling it again connects and sends all of it again.
-            PublishRefused: likewise, once the operator mended what the message names.
+            PublishRefused: likewise, once the operator has fixed what the message names.
             Fenced: in exactly-once mode, another publisher took over; :meth:`take_over` again, or give up.
         """
         while self._eager:
@@ -187,8 +176,8 @@ class Publisher:
         if self._batches:
             with self._turn:
                 self._writer.resume(self._batches)
-                if self._exactly_once:
-                    self._redis.drop_stored(self._batches)
+                if self._exactly_once is not None:
+                    self._exactly_once.drop_stored(self._batches)
                 self._batches = [batch for batch in self._batches if batch.items]
                 while self._writer.one_at_a_time and len(self._batches) > 1:
                     self._writer.write(self._batches[0])
@@ -204,11 +193,11 @@ class Publisher:
         """Return when the broker has confirmed everything flushed.
 
         Args:
-            serial: only wait for this flush and those before it; later ones stay on their way.
+            serial: only wait for this flush and those before it; later ones stay under way.
 
         Raises:
             BrokerUnavailable: it did not within the deadline; what is not confirmed is kept.
-            PublishRefused: it will not take a task: which, for which queue, and the mend; kept likewise.
+            PublishRefused: it refuses a task: which, for which queue, and the fix; kept likewise.
         """
         count = len(self._batches)
         if serial is not None:
@@ -237,9 +226,10 @@ class Publisher:
         Raises:
             BrokerUnavailable, PublishRefused: the position was not read; call it again.
         """
+        assert self._exactly_once is not None
         self.forget()
         with self._turn:
-            return self._redis.take_over(key)
+            return self._exactly_once.take_over(key)
 
     def reset_position(self) -> None:
         """In exactly-once mode: forget the stored position.
@@ -248,22 +238,15 @@ class Publisher:
             Fenced: another publisher has taken it over.
             BrokerUnavailable, PublishRefused: it is still there; call it again.
         """
+        assert self._exactly_once is not None
         with self._turn:
-            self._redis.reset_position()
+            self._exactly_once.reset_position()
 
     def forget(self) -> None:
         """Forget what is not confirmed; the broker may have some of it."""
         self._items, self._size_bytes, self._batches = [], 0, []
         self._sent_events, self._flushed_events = [], []
         self._eager.clear()
-
-    @property
-    def _redis(self) -> RedisWriter:
-        """The writer, in exactly-once mode."""
-        from walex_celery.broker.redis import RedisWriter
-
-        assert isinstance(self._writer, RedisWriter)
-        return self._writer
 
     @property
     def unconfirmed_count(self) -> int:
@@ -293,18 +276,16 @@ class Publisher:
             self._writer.close()
 
     def _replan(self) -> None:
-        """Plan anew when a signal's receiver or a patch came or went since."""
+        """Plan again if a signal's receiver or a patch came or went since."""
         now = surroundings()
         if now == self._surroundings:
             return
         self._surroundings = now
-        for function in self._functions.values():
-            way = function.way
-            function.plan()
-            if function.way != way:
-                logger.info(
-                    "Task %s is now published by %s: %s", function.name, function.way, function.reason
-                )
+        for target in self._targets.values():
+            way = target.way
+            target.plan()
+            if target.way != way:
+                logger.info("Task %s is now published by %s: %s", target.name, target.way, target.reason)
 
     def _start_heart(self) -> None:
         if self._heart is None and self._writer.has_heartbeats:

@@ -1,11 +1,10 @@
 """``celery -A app walex ...``, by Celery's ``celery.commands`` entry point, and ``walex-celery``.
 
-A command a file; each adds itself to the group when it is imported here.
+One file per command, imported when the command is called (``base.py`` has the list).
 """
 
 from __future__ import annotations
 
-from walex_celery.cli import control, dead_letters, doctor, producer, setup, status, tail, where
 from walex_celery.cli.base import (
     EXIT_CONFIGURATION,
     EXIT_ERROR,
@@ -27,15 +26,7 @@ __all__ = [
     "EXIT_NO_PRODUCER",
     "EXIT_OK",
     "EXIT_SLOT_IN_USE",
-    "control",
-    "dead_letters",
-    "doctor",
     "exit_code",
     "main",
-    "producer",
-    "setup",
-    "status",
-    "tail",
     "walex",
-    "where",
 ]

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 import click
@@ -26,13 +27,13 @@ from walex_celery.errors import (
 
 logger = logging.getLogger(__name__)
 
-#: Exit codes, by sysexits.h where it has one.
+#: Exit codes; those of sysexits.h where it has a fitting one.
 EXIT_OK: Final = 0
 EXIT_HANDLER: Final = 70  # a batch handler failed: EX_SOFTWARE
 EXIT_NO_PRODUCER: Final = 69  # none answered: EX_UNAVAILABLE
 EXIT_SLOT_IN_USE: Final = 73
-EXIT_GAVE_UP: Final = 75  # Postgres or the broker stayed away: EX_TEMPFAIL
-EXIT_CONFIGURATION: Final = 78  # a setting, or Postgres' set-up, is wrong: EX_CONFIG
+EXIT_GAVE_UP: Final = 75  # Postgres or the broker stayed unreachable: EX_TEMPFAIL
+EXIT_CONFIGURATION: Final = 78  # a setting, or Postgres' setup, is wrong: EX_CONFIG
 EXIT_ERROR: Final = 1
 
 
@@ -47,17 +48,49 @@ def exit_code(error: WalExError) -> int:
     return EXIT_GAVE_UP if isinstance(error, RetryableError | PublishRefused) else EXIT_ERROR
 
 
-@click.group("walex")
+#: The module of each command.
+_COMMANDS: Final = {
+    "config": "walex_celery.cli.control",
+    "control": "walex_celery.cli.control",
+    "dead-letters": "walex_celery.cli.dead_letters",
+    "doctor": "walex_celery.cli.doctor",
+    "producer": "walex_celery.cli.producer",
+    "setup": "walex_celery.cli.setup",
+    "status": "walex_celery.cli.status",
+    "tail": "walex_celery.cli.tail",
+    "where": "walex_celery.cli.where",
+}
+
+
+class _Commands(click.Group):
+    """A group whose commands are imported when they are asked for.
+
+    Celery loads the group in every ``celery`` process, and a worker must not load the producer with it.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name in _COMMANDS:
+            import_module(_COMMANDS[cmd_name])  # it adds itself to the group
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group("walex", cls=_Commands)
 def walex() -> None:
     """Postgres change data capture: turn committed changes into tasks."""
 
 
-#: ``--name``, of every command that concerns one WalEx.
+_LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+#: ``--name``, for commands that work on one WalEx.
 NAME = click.option(
     "--name",
     cls=CeleryOption,
     help_group="WalEx Options",
-    help="Which WalEx, where the application has several.",
+    help="Which WalEx, if the application has several.",
 )
 
 
@@ -65,7 +98,7 @@ def choose(app: Celery, name: str | None) -> WalEx:
     """The WalEx of *app* that ``--name`` names, or the only one.
 
     Raises:
-        ConfigurationError: there is none, or it is not said which.
+        ConfigurationError: there is none, or several and no *name*.
     """
     found = instances(app)
     if not found:
@@ -76,12 +109,26 @@ def choose(app: Celery, name: str | None) -> WalEx:
     if name is None and len(found) == 1:
         return next(iter(found.values()))
     if name not in found:
-        raise ConfigurationError(f"say which WalEx with --name: {', '.join(sorted(found))}")
+        raise ConfigurationError(f"choose a WalEx with --name: {', '.join(sorted(found))}")
     return found[name]
 
 
+def registered_name(walex: WalEx) -> str:
+    """The name that *walex* has in its application."""
+    return next(name for name, instance in instances(walex.app).items() if instance is walex)
+
+
+def echo_json_line(document: bytes) -> None:
+    """Print a JSON document as one line.
+
+    A column of type json keeps the line breaks between its tokens, where spaces mean the same.
+    """
+    sys.stdout.buffer.write(document.translate(_LINE_BREAKS_TO_SPACES) + b"\n")
+    sys.stdout.buffer.flush()
+
+
 def celery_command() -> str:
-    """How this process' ``celery`` was called, for lines that people are told to enter: ``celery -A shop``."""
+    """How ``celery`` was called, such as ``celery -A shop``: for commands that we suggest to the user."""
     arguments = iter(sys.argv[1:])
     application = os.environ.get("CELERY_APP") or os.environ.get("APP") or "<module>"
     for argument in arguments:
@@ -93,12 +140,12 @@ def celery_command() -> str:
 
 
 def stop_on_signals(stop: Callable[[], Any]) -> None:
-    """Call *stop* at the first SIGTERM or SIGINT; a second one ends the process at once."""
+    """Call *stop* on the first SIGTERM or SIGINT; a second one ends the process at once."""
 
     def handle(number: int, _: Any) -> None:
-        logger.info("%s: finishing the batch in hand", signal.Signals(number).name)
+        logger.info("%s: finishing the current batch", signal.Signals(number).name)
         stop()
-        # A second one is for those who can't wait.
+        # The second signal kills, for users who can't wait.
         signal.signal(number, signal.SIG_DFL)
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -106,12 +153,12 @@ def stop_on_signals(stop: Callable[[], Any]) -> None:
 
 
 def run_reporting(run: Callable[[], None], *, in_log: bool = False) -> int:
-    """Run; what ends it early is told once, readably, or *in_log*. Returns the exit code."""
+    """Run, and return the exit code. An error is printed readably, or logged if *in_log*."""
     try:
         run()
     except WalExError as error:
         if in_log:
-            # A handler's traceback is among its fields, without secrets.
+            # A HandlerError has its traceback in its fields, with secrets removed.
             cause = None if isinstance(error, HandlerError) else error.__cause__ or error
             logger.critical("%s", error, exc_info=cause, extra=error.fields)
             return exit_code(error)

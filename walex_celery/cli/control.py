@@ -1,4 +1,4 @@
-"""``walex control``, and ``walex config``, which is the same as ``walex control config``."""
+"""``walex control``, and ``walex config``, short for ``walex control config``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from celery.bin.base import CeleryOption
 from walex_celery.cli.base import EXIT_ERROR, EXIT_NO_PRODUCER, EXIT_OK, NAME, exit_code, walex
 from walex_celery.errors import WalExError
 from walex_celery.operations.remote.ask import ANSWER_SECONDS, Reply, ask
-from walex_celery.settings.model import LIST_KEYS
+from walex_celery.settings.changes import LIST_KEYS
 from walex_celery.telemetry.progress import human_bytes
 
 _GROUP = "Remote Control Options"
@@ -32,16 +32,16 @@ DESTINATION = click.option(
     cls=CeleryOption,
     multiple=True,
     help_group=_GROUP,
-    help="The node to ask, as 'walex status' names it; may be given more than once. Default: all of the instance.",
+    help="A node to ask, by its name in 'walex status'. Repeatable. Default: all nodes of the instance.",
 )
 
 
 @walex.group()
 def control() -> None:
-    """Ask running producers to pause, resume, end, or read their settings anew.
+    """Pause, resume or shut down running producers, or reload their settings.
 
-    Goes through the broker, by Celery's own remote control. Exit codes: 0 all did it, 1 one refused, 69 none
-    answered, 75 the broker is away.
+    Uses Celery's remote control, through the broker. Exit codes: 0 all did it, 1 one refused, 69 none answered,
+    75 the broker is unreachable.
     """
 
 
@@ -52,18 +52,18 @@ def _simple(command: str, text: str) -> None:
     @TIMEOUT
     @click.pass_context
     def run(ctx: click.Context, name: str | None, destination: tuple[str, ...], timeout: float) -> None:
-        ctx.exit(tell(ctx.obj.app, command, name, destination, timeout))
+        ctx.exit(send(ctx.obj.app, command, name, destination, timeout))
 
 
 _simple(
     "pause",
-    "Stop reading at the next transaction boundary. The slot stays held: Postgres keeps WAL meanwhile.",
+    "Stop reading at the next transaction boundary. The slot stays in use, and Postgres keeps WAL meanwhile.",
 )
-_simple("resume", "Read on after a pause.")
-_simple("shutdown", "Finish the batch in hand, acknowledge it and end, as at SIGTERM.")
+_simple("resume", "Resume after a pause.")
+_simple("shutdown", "Finish the current batch, acknowledge it and exit, as on SIGTERM.")
 _simple(
     "reload",
-    "Read the settings anew from the environment, .env and app.conf: the way for a new password, which is never "
+    "Reload the settings from the environment, .env and app.conf. Use it to change a password: passwords are never "
     "sent through the broker.",
 )
 
@@ -76,11 +76,11 @@ _simple(
 def control_status(
     ctx: click.Context, name: str | None, destination: tuple[str, ...], timeout: float
 ) -> None:
-    """Tell in a line what each producer is doing; 'walex status' tells all."""
-    ctx.exit(tell(ctx.obj.app, "status", name, destination, timeout, show=_in_a_line))
+    """Show in one line what each producer is doing; 'walex status' has the details."""
+    ctx.exit(send(ctx.obj.app, "status", name, destination, timeout, show=_one_line))
 
 
-def _in_a_line(answer: Any) -> str:
+def _one_line(answer: Any) -> str:
     if answer is None:
         return "starting"
     lag = answer["lag"]["bytes"]
@@ -90,10 +90,10 @@ def _in_a_line(answer: Any) -> str:
 
 @click.group()
 def config() -> None:
-    """Change a setting of running producers, from the next transaction boundary on, until they end.
+    """Change a setting of running producers from the next transaction boundary until they exit.
 
-    Secrets, and what says where they are sent, never go through the broker: change them where the producer reads
-    them, then 'walex control reload'.
+    Secrets, and settings that decide where secrets are sent, never go through the broker: change them where the
+    producer reads them, then run 'walex control reload'.
     """
 
 
@@ -122,15 +122,15 @@ def _changing(action: str, text: str) -> None:
             if len(values) > 1:
                 raise click.UsageError(f"{key} takes one value")
             value = values[0]
-        ctx.exit(tell(ctx.obj.app, "config", name, destination, timeout, action=action, key=key, value=value))
+        ctx.exit(send(ctx.obj.app, "config", name, destination, timeout, action=action, key=key, value=value))
 
 
 _changing("add", "Add VALUES to KEY: subscriptions, modules or publication.")
 _changing("remove", "Remove VALUES from KEY: subscriptions, modules or publication.")
-_changing("replace", "Replace KEY by VALUES: also database, slot_name, durable_slot, failover or on_error.")
+_changing("replace", "Set KEY to VALUES; also for database, slot_name, durable_slot, failover and on_error.")
 
 
-def tell(
+def send(
     app: Celery,
     command: str,
     name: str | None,
@@ -140,7 +140,7 @@ def tell(
     show: Callable[[Any], str] = str,
     **arguments: Any,
 ) -> int:
-    """Ask, print the answers, and return the exit code."""
+    """Send *command*, print the answers, and return the exit code."""
     try:
         replies = ask(app, command, name=name, destination=destination, timeout=timeout, **arguments)
     except WalExError as error:
@@ -163,9 +163,9 @@ def _print(reply: Reply, show: Callable[[Any], str]) -> None:
 
 
 def no_answer(timeout: float, missing: Sequence[str] = ()) -> str:
-    """What it means that nobody answered."""
+    """Why there may be no answer."""
     who = f"{', '.join(missing)} did not answer" if missing else "no producer answered"
     return (
-        f"{who} within {timeout:g} s: it does not run, does not reach this broker, has "
-        "worker_enable_remote_control = False, or is of another --name. 'walex status' tells whether the slot is read"
+        f"{who} within {timeout:g} s: it is not running, can't reach this broker, has "
+        "worker_enable_remote_control = False, or has another --name. 'walex status' shows whether the slot is in use"
     )

@@ -1,4 +1,4 @@
-"""``walex-celery``, for what needs no Celery application."""
+"""``walex-celery``: commands that need no Celery application."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def main() -> None:
 
 @main.command()
 @click.option(
-    "--seconds", type=click.FloatRange(min=1), help="End by itself after so long, checking every change."
+    "--seconds", type=click.FloatRange(min=1), help="Stop after this many seconds, and check every change."
 )
 def demo(seconds: float | None) -> None:
     """Run the example shop on embedded servers: Postgres, Valkey, a worker, Flower and the producer."""

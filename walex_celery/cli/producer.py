@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
     "--metrics-host",
     cls=CeleryOption,
     help_group="WalEx Options",
-    help="The address that the port is opened on; default: the setting metrics_host, all of IPv4.",
+    help="The address to listen on; default: the setting metrics_host, all of IPv4.",
 )
 @click.option(
     "--log-format",
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
     type=click.Choice(["text", "json"]),
     default="text",
     help_group="WalEx Options",
-    help="Lines as worker_log_format has them, or one JSON object a line.",
+    help="Text in the worker_log_format, or one JSON object per line.",
 )
 @click.option(
     "-l",
@@ -77,9 +77,9 @@ def producer(
 ) -> None:
     """Run the one ordered producer.
 
-    SIGTERM and SIGINT finish the batch in hand, acknowledge it and exit with 0. Other exit codes: 70 a batch
-    handler failed, 73 the slot is in use, 75 Postgres or the broker stayed away, 78 a setting or Postgres'
-    set-up is wrong.
+    SIGTERM and SIGINT finish the current batch, acknowledge it and exit with 0. Other exit codes: 70 a batch
+    handler failed, 73 the slot is in use, 75 Postgres or the broker stayed unreachable, 78 a setting or Postgres'
+    setup is wrong.
     """
     app: Celery = ctx.obj.app
     if uid or gid:

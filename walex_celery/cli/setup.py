@@ -21,19 +21,19 @@ from walex_celery.postgres.connection import connect
 
 @walex.command("setup")
 @NAME
-@click.option("--dry-run", is_flag=True, help="Print the SQL, and run nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the SQL without running it.")
 @click.option(
     "--replica-identity",
     type=click.Choice(["full", "default", "ask"]),
     default="ask",
     show_default=True,
-    help="For tables whose old values handlers want: set FULL, leave them, or ask on a terminal.",
+    help="For tables whose old values handlers need: set FULL, leave as is, or ask on a terminal.",
 )
 @click.option("--yes", is_flag=True, help="Answer yes to every question.")
 @click.option(
     "--url",
     envvar=ADMIN_URL_VARIABLE,
-    help=f"Connect as this role, instead of the producer's; better given in {ADMIN_URL_VARIABLE}.",
+    help=f"Connect as this role instead of the producer's; better set in {ADMIN_URL_VARIABLE}.",
 )
 @click.pass_context
 def setup_command(
@@ -44,10 +44,10 @@ def setup_command(
     yes: bool,
     url: str | None,
 ) -> None:
-    """Make the database fit the application: publication, replica identity, durable slot.
+    """Set up the database for the application: publication, replica identity, durable slot.
 
-    Prints each statement, then runs it. What is right already is left alone, nothing is ever dropped, and a
-    second run finds nothing to do. The output is SQL: with --dry-run, for somebody else to run.
+    Prints each statement, then runs it. What is already right is left alone, nothing is ever dropped, and a
+    second run finds nothing to do. The output is SQL: with --dry-run, someone else can run it.
     """
 
     def decide(question: Question) -> bool:
@@ -63,26 +63,26 @@ def setup_command(
         application = choose(ctx.obj.app, name)
         application.import_modules()
         settings = administrator(application.settings, url)
-        connection = connect(settings)
+        connection = connect(settings.connection_settings())
         try:
             found = plan(
                 connection, settings, application.handlers, decide=decide, role=application.settings.username
             )
             for note in found.notes:
                 click.echo(f"-- note: {note}")
-            if not found.fits:
+            if not found.changes:
                 click.echo("-- nothing to do")
             elif dry_run:
-                for fit in found.fits:
-                    click.echo(f"-- {fit.why}\n{fit.sql}")
+                for change in found.changes:
+                    click.echo(f"-- {change.why}\n{change.sql}")
             else:
                 if settings.durable_slot:
                     check_wal_level(connection)
                 run(
                     connection,
                     settings,
-                    found.fits,
-                    started=lambda fit: click.echo(f"-- {fit.why}\n{fit.sql}"),
+                    found.changes,
+                    started=lambda change: click.echo(f"-- {change.why}\n{change.sql}"),
                 )
                 click.echo("-- done")
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 
 import click
@@ -11,21 +10,22 @@ from celery.bin.base import CeleryOption
 from rich.console import Console
 from rich.live import Live
 
-from walex_celery.app import WalEx, instances
 from walex_celery.cli.base import (
     EXIT_NO_PRODUCER,
     EXIT_OK,
     NAME,
     choose,
+    echo_json_line,
+    registered_name,
     run_reporting,
     stop_on_signals,
     walex,
 )
 from walex_celery.cli.control import TIMEOUT
 from walex_celery.operations.monitor.screen import render
-from walex_celery.operations.monitor.status import StatusReader, StatusReport
+from walex_celery.operations.monitor.status import StatusReader
 
-#: Every so many looks, producers that have come since are waited for too.
+#: One read in this many waits the whole timeout, to see producers that started since.
 _LOOK_FOR_OTHERS = 10
 
 
@@ -38,7 +38,7 @@ _LOOK_FOR_OTHERS = 10
     cls=CeleryOption,
     is_flag=True,
     help_group="WalEx Options",
-    help="Show it live, until Ctrl-C.",
+    help="Refresh until Ctrl-C.",
 )
 @click.option(
     "--interval",
@@ -47,7 +47,7 @@ _LOOK_FOR_OTHERS = 10
     default=1.0,
     show_default=True,
     help_group="WalEx Options",
-    help="Seconds between two looks, with --watch.",
+    help="Seconds between refreshes, with --watch.",
 )
 @click.option(
     "--json",
@@ -55,48 +55,39 @@ _LOOK_FOR_OTHERS = 10
     cls=CeleryOption,
     is_flag=True,
     help_group="WalEx Options",
-    help="One JSON object, or one a line with --watch; see docs/operations.md for what is in it.",
+    help="One JSON object, or one per line with --watch; docs/operations/status.md describes it.",
 )
 @click.pass_context
 def status(
     ctx: click.Context, name: str | None, timeout: float, watch: bool, interval: float, as_json: bool
 ) -> None:
-    """Tell what the producer is doing, how far it is behind, and how its slot is.
+    """Show what the producer is doing, how far behind it is, and the state of its slot.
 
-    Works with the producer away, with the broker away and with Postgres away, and says what is. Exit codes: 0 a
-    producer answered, 69 none did.
+    Works while the producer, the broker or Postgres is down, and shows what is known. Exit codes: 0 a producer
+    answered, 69 none did.
     """
     code = EXIT_OK
 
     def run() -> None:
         nonlocal code
         chosen = choose(ctx.obj.app, name)
-        with StatusReader(chosen, _registered_name(chosen), timeout=timeout) as reader:
+        with StatusReader(chosen, registered_name(chosen), timeout=timeout) as reader:
             if watch:
                 _watch(reader, interval, as_json)
                 return
             report = reader.read()
             code = EXIT_OK if report.producers else EXIT_NO_PRODUCER
             if as_json:
-                _print_json(report)
+                echo_json_line(msgspec.json.encode(report))
             else:
                 _console().print(render(report))
 
     ctx.exit(run_reporting(run) or code)
 
 
-def _registered_name(walex: WalEx) -> str:
-    return next(name for name, instance in instances(walex.app).items() if instance is walex)
-
-
-def _print_json(report: StatusReport) -> None:
-    sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _console() -> Console:
     console = Console(highlight=False)
-    # Not cut off at 80 columns in a file, or a log.
+    # Files and logs are not truncated to 80 columns.
     return console if console.is_terminal else Console(highlight=False, width=120)
 
 
@@ -110,7 +101,7 @@ def _watch(reader: StatusReader, interval: float, as_json: bool) -> None:
             report = reader.read(expected=known if known and looks % _LOOK_FOR_OTHERS else None)
             looks, known = looks + 1, len(report.producers)
             if as_json:
-                _print_json(report)
+                echo_json_line(msgspec.json.encode(report))
             else:
                 live.update(render(report), refresh=True)
             stopping.wait(interval)

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import Final
 
 import click
 from rich.console import Console
 
-from walex_celery.cli.base import NAME, choose, run_reporting, stop_on_signals, walex
-from walex_celery.operations.tail import for_people, tail
-
-_LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
+from walex_celery.cli.base import NAME, choose, echo_json_line, run_reporting, stop_on_signals, walex
+from walex_celery.operations.tail import render_event, tail
 
 
 @walex.command("tail")
 @NAME
-@click.option("--limit", type=click.IntRange(min=1), help="End after this many events.")
+@click.option("--limit", type=click.IntRange(min=1), help="Stop after this many events.")
 @click.option(
     "--json/--text", "as_json", default=None, help="JSON lines, or text; default: text on a terminal."
 )
@@ -26,7 +23,7 @@ _LINE_BREAKS_TO_SPACES: Final = bytes.maketrans(b"\r\n", b"  ")
 def tail_command(
     ctx: click.Context, name: str | None, limit: int | None, as_json: bool | None, tables: tuple[str, ...]
 ) -> None:
-    """Print events as they happen: of TABLES, or of all that is subscribed to.
+    """Print events as they happen: those of TABLES, or of all subscribed tables.
 
     Uses a temporary slot of its own: nothing is acknowledged for the producer, no handler runs.
     """
@@ -35,7 +32,7 @@ def tail_command(
     as_text = sys.stdout.isatty() if as_json is None else not as_json
 
     def started() -> None:
-        click.echo("following; Ctrl-C ends it", err=True)
+        click.echo("following; press Ctrl-C to stop", err=True)
 
     def run() -> None:
         stop_on_signals(stopping.set)
@@ -43,12 +40,9 @@ def tail_command(
         events = tail(settings, tables, stopping, started=started)
         for number, event in enumerate(events, 1):
             if as_text:
-                console.print(for_people(event))
+                console.print(render_event(event))
             else:
-                # A document of type json keeps its line breaks; those between its tokens may as well be spaces.
-                line = event.to_json().translate(_LINE_BREAKS_TO_SPACES)
-                sys.stdout.buffer.write(line + b"\n")
-                sys.stdout.buffer.flush()
+                echo_json_line(event.to_json())
             if number == limit:
                 events.close()  # type: ignore[attr-defined]
                 break

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 import msgspec
 
 from walex_celery.app import instances
-from walex_celery.cli.base import NAME, choose, run_reporting, walex
+from walex_celery.cli.base import NAME, choose, echo_json_line, run_reporting, walex
 from walex_celery.operations.where import Origin, find_origin
 
 
@@ -18,17 +16,17 @@ from walex_celery.operations.where import Origin, find_origin
 @click.argument("task_id")
 @click.pass_context
 def where(ctx: click.Context, name: str | None, as_json: bool, task_id: str) -> None:
-    """Tell which change caused a task, from the id that Flower shows.
+    """Find the change that caused a task, by the task id that Flower shows.
 
-    The position in the WAL and the event's index in its transaction are in the id itself; the function and its
-    tables are found among the handlers, with Postgres' help.
+    The id itself holds the WAL position and the event's index in its transaction. The function and its tables are
+    looked up among the handlers, with Postgres' help.
     """
 
     def run() -> None:
         app = ctx.obj.app
         found = find_origin(app, instances(app) if name is None else {name: choose(app, name)}, task_id)
         if as_json:
-            sys.stdout.buffer.write(msgspec.json.encode(found) + b"\n")
+            echo_json_line(msgspec.json.encode(found))
         else:
             _print(found)
 
@@ -38,7 +36,7 @@ def where(ctx: click.Context, name: str | None, as_json: bool, task_id: str) -> 
 def _print(found: Origin) -> None:
     acknowledged = {
         True: "yes",
-        False: "no: it is sent again, with the same id, if the producer restarts",
+        False: "no: it is sent again, with the same id, when the producer restarts",
         None: None,
     }
     lines = {

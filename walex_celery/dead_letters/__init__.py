@@ -1,4 +1,4 @@
-"""Events whose handler failed, stored with their error until somebody tries them again or discards them."""
+"""Events whose handler failed, stored with their error until they are retried or discarded."""
 
 from walex_celery.dead_letters.letter import Letter, letter_of
 from walex_celery.dead_letters.schema import TABLE, schema_sql

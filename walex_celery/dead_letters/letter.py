@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,24 +15,24 @@ from walex_celery.postgres.timeline import FIRST_TIMELINE
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
-    """One failure: what a batch handler was called with, or the event of one task.
+    """One failure: the events that a batch handler was called with, or the event of one task.
 
     Attributes:
-        id: 16 hexadecimal digits, made of what failed; a redelivery that fails again is the same letter.
+        id: 16 hexadecimal digits, derived from what failed: a redelivery that fails again has the same id.
         kind: ``batch`` for a batch handler's events, ``task`` for one event that could not be enqueued.
         instance: name of the WalEx.
         system_identifier: of the Postgres cluster.
         handler: the batch handler's name, or the task's.
         registration: what the batch handler was registered for; empty for a task.
-        task_id: the id that the task has, for each try; empty for a batch handler.
+        task_id: the id of the task, the same for each try; empty for a batch handler.
         lsn: commit LSN of the transaction.
         xid: the transaction's id; ``None`` for a message outside of transactions.
         index: place of the first event in its transaction.
-        tables: of the events, with their schema unless it is public; of messages, the prefixes.
+        tables: of the events, with the schema unless it is public; for messages, the prefixes.
         event_count: how many events.
         events: each as JSON text (:meth:`~walex_celery.Event.to_json`); empty in a summary.
         error_type: the exception's class.
-        error: its text, which may hold row data; without this application's secrets.
+        error: its text, with secrets removed; may hold row data.
         traceback: likewise.
         committed_at: when the transaction committed.
         failed_at: when it was first stored.
@@ -61,6 +61,13 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     tried_at: datetime
     tries: int
 
+    def summary(self) -> dict[str, Any]:
+        """What a list may show: without row data, so without events and the error's text, which may hold some."""
+        shown = msgspec.structs.asdict(self) | {"lsn": str(self.lsn)}
+        for hidden in ("events", "error", "traceback", "system_identifier"):
+            del shown[hidden]
+        return shown
+
     def failed_again(self, error_type: str, error: str, traceback: str) -> Letter:
         """The letter after one more try."""
         return msgspec.structs.replace(
@@ -87,7 +94,7 @@ def letter_of(
     traceback: str,
     tries: int,
 ) -> Letter:
-    """The letter of what failed: a batch handler's *events*, or, with *task_id*, the one event of a task."""
+    """Make a letter of a batch handler's *events* or, with *task_id*, of the one event of a task."""
     first = events[0]
     now = datetime.now(UTC)
     names = (event.source.full_name or event.name for event in events)
@@ -124,8 +131,8 @@ def letter_id(
     handler: str,
     registration: str,
 ) -> str:
-    """The same for every delivery of the same events to the same handler, as a task's id is (promise 3)."""
-    told = "\0".join(
+    """The same for every delivery of the same events to the same handler, like a task's id (promise 3)."""
+    identity = "\0".join(
         map(str, (system_identifier, timeline, instance, int(lsn), index, handler, registration))
     )
-    return blake2b(told.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

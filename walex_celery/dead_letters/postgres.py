@@ -1,4 +1,4 @@
-"""Dead letters in the database that is watched, in the table of ``schema.py``."""
+"""Dead letters in the source database, in the table of ``schema.py``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.schema import TABLE
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import PostgresUnavailable, SetupError, WalExError
-from walex_celery.postgres.connection import connect, explain_error
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.errors import explain_error
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import ConnectionSettings
 
 Result = TypeVar("Result")
 
@@ -33,7 +34,7 @@ _NOT_SET_UP: Final = (
 )
 _NON_ASCII = re.compile(r"[^\x00-\x7f]+")
 
-#: Whether the role may read the table, and whether it may keep its letters there and Postgres lets it just now.
+#: Whether the role may read the table, and whether it can write there now (granted, and the server is writable).
 _ACCESS: Final = """
 SELECT has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'),
        has_table_privilege(c.oid, 'INSERT')
@@ -52,16 +53,17 @@ class Access(NamedTuple):
 
 
 class PostgresStore:
-    """The letters of *settings*' instance in its database; see :class:`~walex_celery.dead_letters.store.Store`."""
+    """The letters of *instance*, in the database it reads; see :class:`~walex_celery.dead_letters.store.Store`."""
 
-    def __init__(self, settings: WalExSettings) -> None:
+    def __init__(self, settings: ConnectionSettings, instance: str) -> None:
         self._settings = settings
+        self._name = instance
         self._connection: Connection | None = None
         self._ascii = False
 
     @property
     def where(self) -> str:
-        """Where it is, for people."""
+        """Where it is, as readable text."""
         return f"table {TABLE} of {self._settings.address()}"
 
     def access(self) -> Access | None:
@@ -77,13 +79,13 @@ class PostgresStore:
         return Access(readable, readable and writable)
 
     def add(self, letter: Letter) -> None:
-        """Store *letter*, or the error of one that is there."""
+        """Store *letter*; if it exists, update its events and error."""
         values = self._values(letter)
         names = ", ".join(values)
         holes = ", ".join(f"%({name})s" for name in values)
-        # Its events too: with other filters since, a redelivered transaction may come in other chunks.
-        anew = ("tables", "event_count", "events", "error_type", "error", "traceback", "tried_at", "tries")
-        sets = ", ".join(f"{name} = excluded.{name}" for name in anew)
+        # The events too: if filters changed meanwhile, a redelivered transaction may be cut into other chunks.
+        updated = ("tables", "event_count", "events", "error_type", "error", "traceback", "tried_at", "tries")
+        sets = ", ".join(f"{name} = excluded.{name}" for name in updated)
         insert = f"INSERT INTO {TABLE} ({names}) VALUES ({holes}) ON CONFLICT (id) DO UPDATE SET {sets}"
         self._run(lambda cursor: cursor.execute(insert, values))
 
@@ -99,7 +101,7 @@ class PostgresStore:
         return _letter(rows[0]) if rows else None
 
     def attempt(self, id: str, attempt: Try) -> bool:
-        """Hold a letter while *attempt* has it."""
+        """Lock a letter while *attempt* runs."""
         connection = self._connected()
         connection.autocommit = False
         try:
@@ -141,16 +143,16 @@ class PostgresStore:
 
     @property
     def _instance(self) -> str:
-        return self._text(self._settings.name)
+        return self._text(self._name)
 
     def _connected(self) -> Connection:
         if self._connection is None:
             connection = connect(self._settings)
-            # Where values must be of another encoding, what it does not have is escaped.
+            # In a database of another encoding, all but ASCII is escaped.
             self._ascii = connection.info.parameter_status("server_encoding") != "UTF8"
             self._connection = connection
             with connection.cursor() as cursor:
-                # A role may have been told not to wait for the disk; a dead letter does.
+                # A role may have synchronous_commit = off; a dead letter must be on disk.
                 cursor.execute(
                     "SELECT set_config('synchronous_commit', 'on', false)"
                     " WHERE current_setting('synchronous_commit') = 'off'"
@@ -173,7 +175,7 @@ class PostgresStore:
         if error.pgcode in _NOT_SET_UP:
             return SetupError(
                 f"dead letters: {self.where} can't be used: {str(error).strip()}\n"
-                "  mend: celery -A <module> walex setup makes it, and lets the producer's role write there"
+                "  fix: run celery -A <module> walex setup, which creates it and grants the producer's role access"
             )
         explained = explain_error(error, self._settings)
         return type(explained)(f"dead letters: {self.where} can't be used: {explained}")
@@ -208,12 +210,12 @@ class PostgresStore:
         }
 
     def _text(self, text: str) -> str:
-        """*text* with what the database can't hold escaped: NUL, lone surrogates, characters of other encodings."""
+        """*text* with what the database can't store escaped: NUL, lone surrogates, characters of other encodings."""
         encoding = "ascii" if self._ascii else "utf-8"
         return text.replace("\0", r"\x00").encode(encoding, "backslashreplace").decode(encoding)
 
     def _json(self, text: str) -> str:
-        """The JSON *text* in characters that the database has."""
+        """The JSON *text*, escaped to characters that the database can store."""
         return _NON_ASCII.sub(_escape, text) if self._ascii else text
 
 

@@ -1,4 +1,4 @@
-"""The table ``walex.dead_letters``, in the database that is watched."""
+"""The table ``walex.dead_letters`` in the source database."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _STATEMENTS: Final = (
 
 
 def schema_sql(role: str | None = None) -> list[str]:
-    """The statements that make the table, harmless where it is there already.
+    """The statements that create the table; harmless if it exists.
 
     Args:
-        role: quoted as an identifier; may use the table, where another role makes it.
+        role: a role to grant access to, if another one creates the table; a quoted identifier.
     """
     statements = list(_STATEMENTS)
     if role is not None:

@@ -1,4 +1,4 @@
-"""Dead letters in a SQLite file on the producer's host, where it may not write to the database."""
+"""Dead letters in a SQLite file on the producer's host, for when it may not write to the database."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from walex_celery.postgres.lsn import Lsn
 
 Result = TypeVar("Result")
 
-#: Seconds to wait for another process that writes.
+#: Seconds to wait for another writer.
 BUSY_SECONDS: Final = 5.0
 
-# Of a letter everything but its events, as JSON: what is looked for is in columns of its own. Events are a JSON text
-# sequence (RFC 7464): no JSON text holds its separator.
+# ``letter`` is JSON without the events; what queries need has its own column. ``events`` is a JSON text sequence
+# (RFC 7464), whose separator can't occur in JSON text.
 _SEPARATOR: Final = "\x1e"
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS dead_letters (
@@ -39,7 +39,7 @@ class SqliteStore:
     """The letters of one instance in a file; see :class:`~walex_celery.dead_letters.store.Store`.
 
     Args:
-        path: of the file, made when the first letter is stored. It holds row data: its owner alone may read it.
+        path: of the file, created with the first letter. It holds row data, so only its owner may read it.
         instance: name of the WalEx.
     """
 
@@ -50,24 +50,24 @@ class SqliteStore:
 
     @property
     def where(self) -> str:
-        """Where it is, for people."""
+        """Where it is, as readable text."""
         return f"file {self.path}"
 
     def prepare(self) -> None:
-        """Make the file, so that what can't work is told at the start.
+        """Create the file, so that problems show at start.
 
         Raises:
-            ConfigurationError: it can't be made or written.
+            ConfigurationError: it can't be created or written.
         """
         try:
             self._run(lambda connection: None)
         except DeadLettersUnavailable as error:
             raise ConfigurationError(
-                f"{error}\n  mend: set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
+                f"{error}\n  fix: set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
             ) from error
 
     def add(self, letter: Letter) -> None:
-        """Store *letter*, or the error of one that is there."""
+        """Store *letter*; if it exists, update its events and error."""
 
         def insert(connection: sqlite3.Connection) -> None:
             connection.execute("BEGIN IMMEDIATE")
@@ -78,7 +78,7 @@ class SqliteStore:
                 (
                     letter.id,
                     letter.instance,
-                    # Sorts as a number; SQLite's own have a bit less.
+                    # Sorts like the number; SQLite's integers are signed and can't hold all of 64 bits.
                     f"{letter.lsn:016X}",
                     letter.index,
                     _summary_json(kept),
@@ -101,7 +101,7 @@ class SqliteStore:
         return self._read(lambda connection: _find(connection, id), None)
 
     def attempt(self, id: str, attempt: Try) -> bool:
-        """Hold a letter while *attempt* has it; a producer may store others meanwhile."""
+        """Lock a letter while *attempt* runs; a producer may store others meanwhile."""
         if self.get(id) is None:
             return False
         with self._held(id) as held:
@@ -140,7 +140,7 @@ class SqliteStore:
 
     @contextmanager
     def _held(self, id: str) -> Iterator[bool]:
-        """The letter's byte of a lock file: the kernel lets go of it when its holder dies."""
+        """Lock the letter's byte of a lock file. The kernel releases it if the process dies."""
         path = f"{self.path}.lock"
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -159,7 +159,7 @@ class SqliteStore:
     def _connected(self) -> sqlite3.Connection:
         if self._opened is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made here, for its mode: SQLite gives its -wal and -shm the same.
+            # Created here for its mode, which SQLite also gives to -wal and -shm.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
@@ -174,7 +174,7 @@ class SqliteStore:
         return self._opened
 
     def _read(self, step: Callable[[sqlite3.Connection], Result], nothing: Result) -> Result:
-        """Do *step*; who only looks makes no file."""
+        """Run *step*, or return *nothing* if there is no file: reading does not create it."""
         return self._run(step) if self._opened is not None or self.path.exists() else nothing
 
     def _run(self, step: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -182,8 +182,8 @@ class SqliteStore:
             return step(self._connected())
         except (sqlite3.Error, OSError) as error:
             self.close()
-            told = error.strerror if isinstance(error, OSError) else error
-            raise DeadLettersUnavailable(f"dead letters: {self.where} can't be used: {told}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DeadLettersUnavailable(f"dead letters: {self.where} can't be used: {reason}") from error
 
 
 def _find(connection: sqlite3.Connection, id: str) -> Letter | None:
@@ -195,7 +195,7 @@ def _find(connection: sqlite3.Connection, id: str) -> Letter | None:
 
 
 def _summary_json(letter: Letter) -> str:
-    # What is no Unicode (lone surrogates in an error's text) is escaped, as in the other store.
+    # Lone surrogates in an error's text are escaped, as in the other store.
     plain = {
         name: value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
         for name, value in msgspec.structs.asdict(letter).items()

@@ -1,4 +1,4 @@
-"""What a store of dead letters does; there are two, ``postgres.py`` and ``sqlite.py``."""
+"""The protocol of a dead-letter store; ``postgres.py`` and ``sqlite.py`` implement it."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Protocol, TypeAlias
 
 from walex_celery.dead_letters.letter import Letter
 
-#: A try: ``None`` if it went well, otherwise the letter as it is now.
+#: Retries a letter; returns ``None`` on success, else the letter with its new error.
 Try: TypeAlias = Callable[[Letter], Letter | None]
 
 
 class Store(Protocol):
-    """The dead letters of one instance. Not to be used by two threads at once.
+    """The dead letters of one instance. Not thread-safe.
 
-    Every method may raise a :class:`~walex_celery.errors.WalExError`; calling it again connects anew.
+    Every method may raise a :class:`~walex_celery.errors.WalExError`; calling it again reconnects.
     """
 
     @property
     def where(self) -> str:
-        """Where it is, for people."""
+        """Where it is, as readable text."""
 
     def add(self, letter: Letter) -> None:
-        """Store *letter*; it is durable on return. One that is there already gets this error, and stays one."""
+        """Store *letter* durably. If a letter of that id exists, its events and error are updated."""
 
     def summaries(self) -> list[Letter]:
-        """All letters without their events, as the events happened."""
+        """All letters, without their events, in the order of the events."""
 
     def get(self, id: str) -> Letter | None:
         """A letter with its events, or ``None``."""
 
     def attempt(self, id: str, attempt: Try) -> bool:
-        """Hold a letter while *attempt* has it; remove it if that went well, else keep what it became.
+        """Lock a letter while *attempt* runs; delete it on success, else store what *attempt* returned.
 
-        ``False`` if it is gone, or another process holds it: then *attempt* was not called.
+        ``False``, without calling *attempt*, if the letter is gone or locked by another process.
         """
 
     def discard(self, ids: Iterable[str]) -> int:
-        """Remove letters; how many there were."""
+        """Delete letters; returns how many existed."""
 
     def count(self) -> int:
         """How many there are."""

@@ -1,4 +1,4 @@
-"""``walex-celery demo``: the example shop on embedded servers, every process of it a real one."""
+"""``walex-celery demo``: runs the example shop, with real processes, on embedded servers."""
 
 from walex_celery.demo.run import run_demo
 

@@ -1,4 +1,4 @@
-"""The shop's processes: the commands that its README tells, as children that never outlive the demo."""
+"""The shop's processes: the commands of its README, as child processes that never outlive the demo."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from walex_celery.testing.servers import Server
 
 
 class DemoError(WalExError):
-    """The demo can't go on; the message says why, or shows the end of a process' log."""
+    """The demo can't continue; the message says why, or shows the end of a process' log."""
 
 
 def find_project() -> Path:
-    """The folder of the example project: next to the package in a checkout, else where the wheel put it.
+    """The folder of the example project: next to the package in a checkout, else where the wheel installed it.
 
     Raises:
         DemoError: it is in neither place.
@@ -46,14 +46,14 @@ class ShopProcess(Server):
 
     Args:
         project: the example project's folder.
-        environment: what tells the shop where its servers are.
+        environment: variables with the addresses of the servers.
     """
 
     stop_signals: ClassVar[Mapping[StopMode, signal.Signals]] = {
         "fast": signal.SIGTERM,
         "immediate": signal.SIGKILL,
     }
-    #: The line of its output that says it is ready.
+    #: Text in its output that shows that it is ready.
     ready_line: ClassVar[str]
 
     def __init__(self, project: Path, environment: Mapping[str, str]) -> None:
@@ -65,7 +65,7 @@ class ShopProcess(Server):
         """Do nothing: the folder is enough."""
 
     def environment(self) -> dict[str, str]:
-        """Nothing of ours but the way to the package: a WALEX_* variable of the user's is not for the shop."""
+        """Only what it needs: the user's own WALEX_* variables are not for the shop."""
         package = Path(walex_celery.__file__).parents[1]
         return {
             **super().environment(),
@@ -77,11 +77,11 @@ class ShopProcess(Server):
         }
 
     def ready(self) -> bool:
-        """Tell whether it has said so."""
+        """Whether its output shows that it is ready."""
         return self.ready_line in self.log()
 
     def write_variables(self) -> Path:
-        """Write what a shell needs to run the shop's commands; a file, for there are passwords in it."""
+        """Write the variables that a shell needs to run the shop's commands; to a file, since they hold passwords."""
         path = self.folder / "variables.sh"
         names = ("PYTHONPATH", *self._environment)
         environment = self.environment()
@@ -127,16 +127,16 @@ class Flower(ShopProcess):
 
     @property
     def url(self) -> str:
-        """Where to look."""
+        """The address to open."""
         return f"http://127.0.0.1:{self.port}"
 
     def command(self) -> Sequence[str | Path]:
-        """Run it for this machine only."""
+        """Run it, listening on this machine only."""
         columns = "--tasks_columns=name,args,uuid,state,received,runtime,worker"
         return _celery("flower", "--address=127.0.0.1", f"--port={self.port}", columns)
 
     def ready(self) -> bool:
-        """Tell whether it answers."""
+        """Whether it answers."""
         try:
             with urllib.request.urlopen(f"{self.url}/healthcheck", timeout=2) as answer:
                 return bool(answer.status == 200)
@@ -175,7 +175,7 @@ class Load(ShopProcess):
 
     @property
     def report(self) -> Path:
-        """What it made, once it has ended."""
+        """The report of the changes it made, once it has ended."""
         return self.folder / "made.json"
 
     def command(self) -> Sequence[str | Path]:
@@ -206,5 +206,5 @@ class Check(ShopProcess):
         ]
 
     def ready(self) -> bool:
-        """Tell at once: it is no server."""
+        """Always: it is not a server."""
         return True

@@ -1,4 +1,4 @@
-"""The demo's course: servers, schema, processes, changes, check, and an end that leaves nothing behind."""
+"""Runs the demo: servers, schema, processes, changes, a check, and a cleanup that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from walex_celery.demo.processes import (
 from walex_celery.demo.screen import Screen, TaskWatcher, effects_table
 from walex_celery.testing.servers import Postgres, RabbitMQ, Server, ServerUnavailable, Valkey
 
-#: Exit code when a signal ended it before it could tell whether all is well.
+#: Exit code if a signal ended it before the check.
 EXIT_INTERRUPTED: Final = 130
-#: Seconds that the tasks of the last change may take.
+#: Seconds to wait for the tasks of the last change.
 DRAIN_SECONDS: Final = 60.0
 _TICK_SECONDS: Final = 0.1
 
@@ -59,7 +59,7 @@ def run_demo(seconds: float | None) -> int:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT, SIGTERM or SIGHUP sets; the second has its usual way, for the impatient."""
+    """An event that the first SIGINT, SIGTERM or SIGHUP sets; a second signal kills as usual."""
     stopping = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -76,7 +76,7 @@ def _signals() -> Iterator[threading.Event]:
 
 
 class _Demo:
-    """The servers and processes of one run; a context manager that ends them all."""
+    """The servers and processes of one run; a context manager that stops them all."""
 
     def __init__(self, console: Console, stopping: threading.Event) -> None:
         self._console = console
@@ -95,7 +95,7 @@ class _Demo:
         self._stack.close()
 
     def run(self, seconds: float | None) -> int:
-        """Start, watch, end, check; returns the exit code."""
+        """Start, watch, stop, check; returns the exit code."""
         project = find_project()
         if importlib.util.find_spec("flower") is None:
             raise DemoError("Flower is not installed: pip install 'walex-celery[demo]'")
@@ -108,7 +108,7 @@ class _Demo:
         with TaskWatcher(environment["BROKER_URL"], self._screen):
             load = Load(project, environment)
             self._start([load])
-            self._tell(flower, environment)
+            self._print_addresses(flower, environment)
             ended = None if seconds is None else time.monotonic() + seconds
             self._watch(tail, flower, lambda: ended is not None and time.monotonic() >= ended)
             self._processes.remove(load)
@@ -122,7 +122,7 @@ class _Demo:
     # Starting.
 
     def _start_servers(self, project: Path) -> dict[str, str]:
-        """Start the servers; returns what tells the shop where they are."""
+        """Start the servers; returns the environment variables with their addresses."""
         chosen = os.environ.get("DEMO_BROKER") or "valkey"
         if chosen not in ("valkey", "rabbitmq"):
             raise DemoError(f"DEMO_BROKER is valkey or rabbitmq, not {chosen!r}")
@@ -159,13 +159,13 @@ class _Demo:
 
     # Watching.
 
-    def _tell(self, flower: Flower, environment: dict[str, str]) -> None:
+    def _print_addresses(self, flower: Flower, environment: dict[str, str]) -> None:
         for process in self._processes:
             self._say(f"  {process.name:10} pid {process.pid:<8} log {process.log_path}")
         self._say(f"  emails     {environment['SHOP_OUTBOX']}")
         self._say(f"  Flower     {flower.url}")
         self._say(f"  and try    . {flower.write_variables()} && celery -A shop walex status --watch")
-        self._say("Each change, and under it the tasks it caused. Ctrl-C ends it.")
+        self._say("Each change, and under it the tasks it caused. Press Ctrl-C to stop.")
 
     def _watch(self, tail: Tail, flower: Flower, done: Callable[[], bool]) -> None:
         """Show what happens until it is *done*, or a signal comes.

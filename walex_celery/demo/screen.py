@@ -17,9 +17,9 @@ from rich.text import Text
 
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import parse_task_id
-from walex_celery.operations.tail import for_people
+from walex_celery.operations.tail import render_event
 
-#: Seconds that a line waits for those that belong above it: changes and tasks come by different ways.
+#: Seconds to hold back a line for those that belong above it: changes and tasks arrive on different paths.
 SETTLE_SECONDS: Final = 0.4
 
 
@@ -32,7 +32,7 @@ class _Line(NamedTuple):
 
 
 class Screen:
-    """Lines on a terminal or in a pipe, put in the order of the log; :meth:`flush` it often."""
+    """Prints lines in the order of the WAL; call :meth:`flush` often."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -45,7 +45,7 @@ class Screen:
     def change(self, event: Event) -> None:
         """Show a change."""
         self.changes += 1
-        self._came.put(_Line(event.lsn, event.index, 0, time.monotonic(), for_people(event)))
+        self._came.put(_Line(event.lsn, event.index, 0, time.monotonic(), render_event(event)))
 
     def task(self, event: dict[str, Any], name: str) -> None:
         """Show that a task has ended; *event* is Celery's, callable from any thread."""
@@ -77,7 +77,7 @@ class Screen:
         self._held = [line for line in self._held if line[:2] not in settled]
 
     def _print(self, text: Text) -> None:
-        # A line of the terminal each; whole ones for a file or a pipe.
+        # Truncated to one line each on a terminal; in full in a file or a pipe.
         if self.console.is_terminal:
             self.console.print(text, no_wrap=True, overflow="ellipsis")
         else:
@@ -85,13 +85,13 @@ class Screen:
 
 
 def _said(result: object) -> str:
-    # Celery tells a result by its repr.
+    # Celery's event has the repr of the result.
     text = str(result)
     return text[1:-1] if text[:1] in "'\"" and text[-1:] == text[:1] else text
 
 
 class TaskWatcher:
-    """Celery's events, as Flower gets them, from the broker to the screen; a context manager."""
+    """Shows Celery's task events, the same as Flower gets, on the screen; a context manager."""
 
     def __init__(self, broker_url: str, screen: Screen) -> None:
         self._screen = screen
@@ -122,7 +122,7 @@ class TaskWatcher:
             except TimeoutError:
                 continue
             except (*self._connection.connection_errors, *self._connection.channel_errors):
-                # The broker is going; what that means is for the demo to say.
+                # The broker is stopping; the demo itself reports why.
                 self._stopping.wait(0.5)
 
     def _received(self, event: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ class TaskWatcher:
 
 
 def effects_table(checked: str) -> tuple[Table, list[str]]:
-    """The table of expected and found effects that ``check.py --json`` told, and which are not as they should be."""
+    """The table of expected and found effects in the output of ``check.py --json``, with wrong ones marked."""
     table = Table("effect", "expected", "found", "", title="Did every change make its tasks run?")
     missing = []
     for line in json.loads(checked):

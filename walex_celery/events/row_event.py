@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from walex_celery._speedups import speedups
+from walex_celery.events.cells import MAX_NESTING, UNCHANGED, Awkward, Cell, json_string, text_of_cell
 from walex_celery.events.event import (
     Change,
     Event,
@@ -21,16 +22,8 @@ from walex_celery.events.event import (
     printable,
     short,
 )
-from walex_celery.events.record import (
-    MAX_NESTING,
-    UNCHANGED,
-    Awkward,
-    Cell,
-    Record,
-    Shape,
-    json_string,
-    text_of_cell,
-)
+from walex_celery.events.record import Record
+from walex_celery.events.shape import Shape
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.pgoutput import EARLIEST, LATEST, timestamp
 
@@ -48,8 +41,8 @@ class Context:
         tail: what the events' own JSON ends with; empty likewise.
     """
 
-    # Most transactions are of one event: what not each needs is made when asked for (tasks need no datetime, batch
-    # handlers no JSON).
+    # Most transactions have one event: what not every event needs is made when asked for (tasks need no datetime,
+    # batch handlers no JSON).
     if not TYPE_CHECKING:
         __slots__ = ()  # the fields are those of the subclasses: Python's, or compiled
 
@@ -180,15 +173,16 @@ class RowEvent(Event):
             self._context.render()
         return self._repr(source, source.head(self.type)[1], self._context.lsn)
 
-    def _repr(self, source: RowSource, told: str, lsn: str) -> str:
-        # As Event's, from the cells: this is made for each task (0.7 us instead of 4).
+    def _repr(self, source: RowSource, head: str, lsn: str) -> str:
+        # As Event's, from the cells: it is made for each task (0.7 us instead of 4).
+        text = head
         cells = self._new if self._new is not None else self._old
         if cells is not None:
             for number, name in source.key_numbers:
                 cell = cells[number]
                 if cell is not UNCHANGED:
-                    told += f" {name}={short(None if cell is None else text_of_cell(cell))}"
-        return f"{told} lsn={lsn}>"
+                    text += f" {name}={short(None if cell is None else text_of_cell(cell))}"
+        return f"{text} lsn={lsn}>"
 
     @property
     def transaction(self) -> TransactionInfo:  # type: ignore[override]
@@ -264,13 +258,13 @@ class RowEvent(Event):
         return b'%b%b,"index":%d%b' % (head, rows, self.index, context.tail)
 
     def for_task(self) -> tuple[bytes, bytes, str]:
-        """What a task's message is made of; the shared start is the source."""
+        """The parts of a task's message; the shared start is the source."""
         source = self._row_source
-        head, told = source.head(self.type)
+        head, repr_head = source.head(self.type)
         context = self._context
         if not context.tail:
             context.render()
-        return self._json(source.shape, head, context), head, self._repr(source, told, context.lsn)
+        return self._json(source.shape, head, context), head, self._repr(source, repr_head, context.lsn)
 
     def _rows(self) -> bytes:
         """The members that hold rows, whatever is in these."""

@@ -5,8 +5,8 @@ and lead back to the WAL without a lookup:
 
     LLLLLLLL-LLLL-8LLL-VIII-IIIIIDDDDDDD   60 bits commit LSN, 32 bits index, 30 bits digest
 
-The digest is of system identifier, instance name and function name. After a failover, positions may be those of other
-transactions: what is of a later timeline than the first has that mixed in (:func:`timeline_salt`).
+The digest is of system identifier, instance name and function name. After a failover, a position may be that of another
+transaction: ids of a later timeline than the first have the timeline mixed in (:func:`timeline_salt`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SALT_FACTOR: Final = 0x278DDE6D
 
 
 class TaskPosition(msgspec.Struct, frozen=True):
-    """What a task's id says: the transaction's commit LSN, the event's index in it, and the function's digest.
+    """What a task's id is made of: the transaction's commit LSN, the event's index in it, and the function's digest.
 
     The digest is XORed with the salt of the transaction's timeline.
     """
@@ -39,13 +39,13 @@ class TaskPosition(msgspec.Struct, frozen=True):
 
 
 def function_digest(system_identifier: int, instance: str, function: str) -> int:
-    """The part of a task's id that tells functions, instances and clusters apart."""
-    told = f"{system_identifier}\0{instance}\0{function}".encode()
-    return int.from_bytes(blake2b(told, digest_size=4).digest(), "big") >> (32 - _DIGEST_BITS)
+    """The part of a task's id that is different for each function, instance and cluster."""
+    names = f"{system_identifier}\0{instance}\0{function}".encode()
+    return int.from_bytes(blake2b(names, digest_size=4).digest(), "big") >> (32 - _DIGEST_BITS)
 
 
 def timeline_salt(timeline: int) -> int:
-    """What the digest is XORed with in the ids of a transaction of *timeline*: another one for each; 0 for the first.
+    """The number that the digest is XORed with in the ids of *timeline*'s tasks; 0 for the first timeline.
 
     >>> timeline_salt(1), timeline_salt(2)
     (0, 663608941)

@@ -1,4 +1,4 @@
-"""What becomes of events whose handler failed: the producer halts, tries again, or puts them aside.
+"""What happens to events whose handler failed: the producer halts, tries again, or stores them as a dead letter.
 
 As text, for the environment and the log: ``halt``, ``retry``, ``dead_letter``, or with arguments
 ``retry:limit=10,backoff=2,then=dead_letter``.
@@ -78,10 +78,10 @@ OnError: TypeAlias = Halt | Retry | DeadLetter
 
 
 def on_error_of(value: Any) -> OnError:
-    """The policy that a user wrote: one of the objects, or text.
+    """The policy that *value* stands for: one of the objects, or text.
 
     Raises:
-        ValueError: it is none.
+        ValueError: for anything else.
 
     >>> on_error_of("retry:limit=10,then=dead_letter")
     Retry(limit=10, backoff=1.0, backoff_max=60.0, then='dead_letter')
@@ -126,5 +126,5 @@ def _arguments(text: str) -> dict[str, Any]:
 
 
 def may_dead_letter(policy: OnError) -> bool:
-    """Whether *policy* can come to a dead letter."""
+    """Whether *policy* can end in a dead letter."""
     return isinstance(policy, DeadLetter) or (isinstance(policy, Retry) and policy.then == "dead_letter")

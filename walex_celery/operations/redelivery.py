@@ -1,4 +1,4 @@
-"""Trying dead letters again: the batch handler is called here, the task is enqueued, with the ids they had."""
+"""Retries dead letters: calls the batch handler here, or enqueues the task with its original id."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from walex_celery.settings.redaction import secrets_of
 
 
 class Redelivery:
-    """Tries the dead letters of *walex* again, one at a time.
+    """Retries the dead letters of *walex*, one at a time.
 
     Args:
-        walex: the application; its handlers' modules are imported.
-        letters: where they are.
+        walex: the application; its event modules are imported.
+        letters: where they are stored.
 
     Attributes:
-        failures: letters that failed again, as they are now.
+        failures: letters that failed again, with their new error.
     """
 
     def __init__(self, walex: WalEx, letters: DeadLetters) -> None:
@@ -30,11 +30,11 @@ class Redelivery:
         self.failures: dict[str, Letter] = {}
 
     def attempt(self, id: str) -> bool | None:
-        """Try a letter again; whether that went well. ``None``: it is gone, or another process tries it just now.
+        """Retry a letter; returns whether it succeeded, or ``None`` if it is gone or being retried elsewhere.
 
         Raises:
             ConfigurationError: its handler does not exist any more.
-            WalExError: the letters, or the broker, can't be reached.
+            WalExError: the stores or the broker can't be reached.
         """
         if not self._letters.attempt(id, self._try):
             return None
@@ -52,7 +52,7 @@ class Redelivery:
         return self._enqueue(letter, events[0])
 
     def _enqueue(self, letter: Letter, event: Event) -> Letter | None:
-        # The broker being away says nothing about the letter.
+        # An unreachable broker is no failure of the letter.
         publisher = Publisher.open(self._walex.app, timeout_seconds=self._walex.settings.publish_timeout)
         try:
             function = publisher.prepare(self._walex.app.tasks.get(letter.handler, letter.handler))
@@ -68,8 +68,8 @@ class Redelivery:
         return None
 
     def _failed(self, letter: Letter, error: Exception) -> Letter:
-        told = failure_of(error, secrets_of(self._walex.app, self._walex.settings))
-        failed = self.failures[letter.id] = letter.failed_again(told.type, told.text, told.traceback)
+        failure = failure_of(error, secrets_of(self._walex.app, self._walex.settings))
+        failed = self.failures[letter.id] = letter.failed_again(failure.type, failure.text, failure.traceback)
         return failed
 
     def _batch_handler(self, letter: Letter) -> BatchHandler:
@@ -81,5 +81,5 @@ class Redelivery:
                 return handler.batch
         raise ConfigurationError(
             f"dead letter {letter.id} is of {letter.handler}, {letter.registration}, which is not registered any more\n"
-            "  mend: register a handler of that name and table again, or discard the letter"
+            "  fix: register a handler with that name and table again, or discard the letter"
         )

@@ -1,4 +1,4 @@
-"""``walex tail``: events as they happen, on a temporary slot of its own; no handler runs, no task is sent."""
+"""``walex tail``: shows events as they happen, from a temporary slot. No handler runs, no task is sent."""
 
 from __future__ import annotations
 
@@ -11,44 +11,46 @@ from rich.text import Text
 
 from walex_celery.events.event import Event, printable, short
 from walex_celery.filters import ALL_TABLES, Filters
-from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.handlers.kinds import KINDS, MESSAGE, ON_EVENT
+from walex_celery.handlers.registry import Handler
 from walex_celery.pipeline.assembler import new_assembler
 from walex_celery.pipeline.planner import Planner
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.connection import connect
-from walex_celery.postgres.slot import check_prerequisites, inspect_server
+from walex_celery.postgres.server import check_prerequisites, inspect_server
 from walex_celery.postgres.stream import ReplicationStream
-from walex_celery.settings.model import WalExSettings, changed
+from walex_celery.settings.changes import changed
+from walex_celery.settings.model import WalExSettings
 
-_COLOURS = {"insert": "green", "update": "yellow", "delete": "red", "truncate": "magenta", "message": "cyan"}
 _LONGEST_VALUE = 60
 
 
 def tail(
     settings: WalExSettings, tables: Iterable[str], stopping: threading.Event, *, started: Callable[[], Any]
 ) -> Iterator[Event]:
-    """The events of *tables* (of the settings' subscriptions, if none are named) from now on.
+    """The events of *tables* (default: the subscriptions) from now on, until *stopping* is set.
 
-    *started* is called once changes are being followed. Ends when *stopping* is set.
+    *started* is called once streaming has begun.
 
     Raises:
-        WalExError: Postgres can't be reached, or is not set up for it.
+        WalExError: Postgres can't be reached, or is not set up.
     """
     settings = changed(settings, "replace", "slot_name", f"walex_tail_{secrets.token_hex(6)}")
     settings = changed(settings, "replace", "message_middleware", None)
     settings = changed(settings, "replace", "durable_slot", False)
     wanted = list(tables) or list(settings.subscriptions) or [ALL_TABLES]
     settings = changed(settings, "replace", "subscriptions", wanted)
-    catalog = Catalog(settings)
-    connection = connect(settings)
+    slot = settings.slot_settings()
+    catalog = Catalog(slot.connection, slot.publications)
+    connection = connect(slot.connection)
     try:
-        check_prerequisites(connection, settings)
-        server = inspect_server(connection, settings)
+        check_prerequisites(connection, slot)
+        server = inspect_server(connection, slot.connection)
     finally:
         connection.close()
-    planner = Planner(settings, [_everything("on_event"), _everything("on_message")], catalog)
-    assembler = new_assembler(planner.plan, planner.message_plan, planner.message_source(), catalog.announce)
-    stream = ReplicationStream(settings, server)
+    planner = Planner(settings, [_everything(ON_EVENT), _everything(MESSAGE.decorator)], catalog)
+    assembler = new_assembler(planner.planning)
+    stream = ReplicationStream(slot, server)
     try:
         stream.create_slot()
         stream.start()
@@ -67,25 +69,24 @@ def tail(
         catalog.close()
 
 
-def _everything(kind: str) -> Handler:
-    assert kind in KINDS
-    return Handler(kind, None, None, Filters(), (), None, __name__)
+def _everything(decorator: str) -> Handler:
+    return Handler(decorator, None, None, Filters(), (), None, __name__)
 
 
-def for_people(event: Event) -> Text:
-    """One line for a terminal: when, what, where, and the row or what changed of it."""
+def render_event(event: Event) -> Text:
+    """One line for a terminal: when, what, where, and the row or its changes."""
     line = Text()
     line.append(f"{event.timestamp:%H:%M:%S.%f}"[:-3], style="dim")
-    line.append(f" {event.type:9}", style=_COLOURS[event.type])
+    line.append(f" {event.type:9}", style=KINDS[event.type].colour)
     line.append(printable(event.source.full_name or event.name), style="bold")
     line.append(f" {event.lsn}", style="dim")
-    for name, value in _told(event):
+    for name, value in _details(event):
         line.append(f" {printable(name)}=", style="blue")
         line.append(short(value, _LONGEST_VALUE))
     return line
 
 
-def _told(event: Event) -> Iterator[tuple[str, str]]:
+def _details(event: Event) -> Iterator[tuple[str, str]]:
     if event.content is not None:
         yield "content", repr(event.content)
     if event.cascade:

@@ -1,4 +1,4 @@
-"""``walex where``: from a task's id back to the change that caused it."""
+"""``walex where``: finds the change that caused a task, from the task's id."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.postgres.cluster import identify
 from walex_celery.postgres.connection import connect, connect_replication
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.slot import find_slot
-from walex_celery.settings.model import WalExSettings
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a task comes from; ``None`` for what can't be told, and ``notes`` say why.
+    """Where a task comes from. What is unknown is ``None``, and ``notes`` say why.
 
     Attributes:
-        task_id: as it was given.
+        task_id: as given.
         lsn: of the transaction's commit record.
         index: of the event in its transaction, from 0.
         instance: the name of the WalEx.
         function: the task's name.
-        tables: those whose handlers enqueue the function: one of them it was (``all`` for any).
-        acknowledged: whether the slot is past it; if not, it will be sent again after a restart.
+        tables: the tables whose handlers enqueue the function, one of which caused the task (``all`` for any).
+        acknowledged: whether the slot is past it; if not, it is sent again after a restart.
         xid: of the transaction.
-        committed: what Postgres' WAL says of the commit.
-        notes: what could not be told, and why.
+        committed: the description of the commit record in the WAL.
+        notes: what is unknown, and why.
     """
 
     task_id: str
@@ -49,15 +49,15 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 def find_origin(app: Celery, candidates: dict[str, WalEx], task_id: str) -> Origin:
-    """What *task_id* says, completed by what Postgres can tell.
+    """Decode *task_id*, and look up the rest in Postgres.
 
     Args:
-        app: whose tasks they may be.
-        candidates: the instances it may be of, by name.
+        app: the application that the task may belong to.
+        candidates: the instances that may have enqueued it, by name.
         task_id: of a task that a producer enqueued.
 
     Raises:
-        ConfigurationError: it is no such id.
+        ConfigurationError: it is not the id of such a task.
     """
     try:
         position = parse_task_id(task_id.strip())
@@ -74,8 +74,8 @@ def find_origin(app: Celery, candidates: dict[str, WalEx], task_id: str) -> Orig
         if match is not None:
             return msgspec.structs.replace(found, **match)
     notes.append(
-        "none of the functions registered here has this id's digest: the handler has gone or was renamed, or the id "
-        "is of another application, instance or Postgres cluster"
+        "none of the functions registered here has this id's digest: the handler was removed or renamed, or the id "
+        "belongs to another application, instance or Postgres cluster"
     )
     return msgspec.structs.replace(found, notes=tuple(notes))
 
@@ -83,9 +83,10 @@ def find_origin(app: Celery, candidates: dict[str, WalEx], task_id: str) -> Orig
 def _match(app: Celery, walex: WalEx, position: TaskPosition) -> dict[str, Any] | None:
     settings = walex.settings
     walex.import_modules()
-    connection = connect_replication(settings)
+    slot = settings.slot_settings()
+    connection = connect_replication(slot.connection)
     try:
-        cluster = identify(connection.cursor(), settings)
+        cluster = identify(connection.cursor(), slot.connection)
     finally:
         connection.close()
     handlers: dict[str, list[Handler]] = {}
@@ -93,7 +94,7 @@ def _match(app: Celery, walex: WalEx, position: TaskPosition) -> dict[str, Any] 
         for function in resolve_functions(app, handler):
             name = function if isinstance(function, str) else str(function.name)
             handlers.setdefault(name, []).append(handler)
-    # Of any timeline: an old primary may have written it past the switch.
+    # On any timeline: an old primary may have written it after the switch.
     timelines = [cluster.timelines.current, *(switch.timeline for switch in cluster.timelines.switches)]
     digests = {position.digest ^ timeline_salt(timeline) for timeline in timelines}
     for name, enqueuing in handlers.items():
@@ -103,27 +104,27 @@ def _match(app: Celery, walex: WalEx, position: TaskPosition) -> dict[str, Any] 
                 "instance": settings.name,
                 "function": name,
                 "tables": tuple(tables),
-                **_ask_postgres(settings, position.lsn),
+                **_ask_postgres(slot, position.lsn),
             }
     return None
 
 
-def _ask_postgres(settings: WalExSettings, lsn: Lsn) -> dict[str, Any]:
-    told: dict[str, Any] = {}
+def _ask_postgres(settings: SlotSettings, lsn: Lsn) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     with suppress(WalExError):
-        connection = connect(settings)
+        connection = connect(settings.connection)
         try:
             slot = find_slot(connection, settings)
             if slot is not None and slot.confirmed_flush_lsn is not None:
-                told["acknowledged"] = slot.confirmed_flush_lsn > lsn
-            told |= _look_into_wal(connection, lsn)
+                found["acknowledged"] = slot.confirmed_flush_lsn > lsn
+            found |= _look_into_wal(connection, lsn)
         finally:
             connection.close()
-    return told
+    return found
 
 
 def _look_into_wal(connection: Any, lsn: Lsn) -> dict[str, Any]:
-    """What ``pg_walinspect`` (manual, section F.37) says of the commit record, if it is there and the WAL kept."""
+    """What ``pg_walinspect`` (manual, section F.37) says about the commit record, if the WAL is still kept."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
@@ -133,8 +134,8 @@ def _look_into_wal(connection: Any, lsn: Lsn) -> dict[str, Any]:
         if row is None:
             return {
                 "notes": (
-                    "with CREATE EXTENSION pg_walinspect in this database the transaction's xid and commit time can be "
-                    "told, as long as Postgres keeps that WAL",
+                    "with CREATE EXTENSION pg_walinspect in this database, the transaction's xid and commit time are "
+                    "shown too, as long as Postgres keeps that WAL",
                 )
             }
         schema = '"' + row[0].replace('"', '""') + '"'
@@ -146,7 +147,7 @@ def _look_into_wal(connection: Any, lsn: Lsn) -> dict[str, Any]:
             )
             record = cursor.fetchone()
         except psycopg2.Error as error:
-            return {"notes": (f"pg_walinspect did not tell more: {str(error).splitlines()[0]}",)}
+            return {"notes": (f"pg_walinspect failed: {str(error).splitlines()[0]}",)}
     if record is None:
-        return {"notes": ("the WAL has no commit there: this may be another timeline",)}
+        return {"notes": ("the WAL has no commit at that position: this may be another timeline",)}
     return {"xid": int(record[0]), "committed": str(record[1]).partition(";")[0]}

@@ -14,8 +14,8 @@ from typing import Final, NamedTuple
 
 from walex_celery._speedups import speedups
 from walex_celery.errors import DecodeError
-from walex_celery.events.event import Event, EventType, Source, TransactionInfo
-from walex_celery.events.record import UNCHANGED, Cell
+from walex_celery.events.cells import UNCHANGED, Cell
+from walex_celery.events.event import Event, EventType, TransactionInfo
 from walex_celery.events.row_event import (
     Context,
     PlainContext,
@@ -24,8 +24,8 @@ from walex_celery.events.row_event import (
     new_context,
     new_row_event,
 )
-from walex_celery.handlers.registry import Route
-from walex_celery.pipeline.table_plan import DatedPlan, TablePlan
+from walex_celery.handlers.routes import Route
+from walex_celery.pipeline.table_plan import DatedPlan, Planning, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 
@@ -75,32 +75,18 @@ class Assembler:
     :data:`new_assembler` makes one: compiled, where it can be.
 
     Args:
-        plan: called with each Relation message; ``None`` means that nobody wants the table.
-        message_plan: called with a message's prefix; who wants it.
-        message_source: the source of events made of messages.
-        announce: called with each Type message.
-        restartable: take a Begin inside a transaction for a stream that broke and began that one anew.
+        planning: decides what is done with each message.
+        restartable: take a Begin inside a transaction for a stream that broke there, and sends that one again.
     """
 
     _new_context: Callable[[], Context] = PlainContext
 
-    def __init__(
-        self,
-        plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None],
-        message_plan: Callable[[str], Route],
-        message_source: Source,
-        announce: Callable[[pgoutput.Type], None],
-        *,
-        restartable: bool = False,
-    ) -> None:
+    def __init__(self, planning: Planning, *, restartable: bool = False) -> None:
         #: Everything up to here has been fed and handed on: the end of the last whole transaction. An Lsn, but for
         #: the type, which would cost each transaction 0.2 us.
         self.end_lsn: int = Lsn(0)
         self._before_lsn: int = 0
-        self._plan = plan
-        self._message_plan = message_plan
-        self._message_source = message_source
-        self._announce = announce
+        self._planning = planning
         self._restartable = restartable
         self._relations: dict[int, pgoutput.Relation] = {}
         self._plans: dict[int, TablePlan | None] = {}
@@ -116,24 +102,16 @@ class Assembler:
         self._chunk_bytes = CHUNK_BYTES
         self._context = self._new_context()
         self._routed: list[RoutedEvent] = []
-        # By first byte, so that a message costs one lookup and one call.
-        self._readers: dict[int, Callable[[bytes], Chunk | None]] = {
-            pgoutput.INSERT: self._insert,
-            pgoutput.UPDATE: self._update,
-            pgoutput.DELETE: self._delete,
-            pgoutput.BEGIN: self._on_begin,
-            pgoutput.COMMIT: self._on_commit,
-            pgoutput.RELATION: self._relation,
-            pgoutput.TRUNCATE: self._truncate,
-            pgoutput.MESSAGE: self._message,
-            pgoutput.TYPE: self._type,
-            pgoutput.ORIGIN: self._origin,
-        }
 
     @property
     def in_transaction(self) -> bool:
         """Whether a Begin has been fed whose Commit has not."""
         return self._begin is not None
+
+    def plan_by(self, planning: Planning) -> None:
+        """Go on with the plans of another connection."""
+        self._planning = planning
+        self.replan()
 
     def replan(self) -> None:
         """Ask anew for the plan of every known relation: handlers or subscriptions have changed."""
@@ -151,12 +129,12 @@ class Assembler:
             DecodeError: for bytes that are not a pgoutput message, or for one that can't stand here.
         """
         try:
-            reader = self._readers[payload[0]]
+            reader = _READERS[payload[0]]
         except (IndexError, KeyError):
             pgoutput.decode(payload)
             raise
         try:
-            return reader(payload)
+            return reader(self, payload)
         except (IndexError, StructError) as error:
             raise DecodeError(f"{chr(payload[0])!r} message cut short after {len(payload)} bytes") from error
 
@@ -165,8 +143,8 @@ class Assembler:
             if not self._restartable:
                 raise DecodeError("Begin inside a transaction")
             self._routed, self._bytes, self._chunk, self._context = [], 0, 0, self._new_context()
-        if len(payload) != 21:
-            pgoutput.check_end(payload, 21, "Begin")
+        if len(payload) != pgoutput.BEGIN_LENGTH:
+            pgoutput.check_end(payload, pgoutput.BEGIN_LENGTH, "Begin")
         if self._of_transaction:
             for oid in self._of_transaction:
                 if oid in self._dated:
@@ -180,19 +158,19 @@ class Assembler:
     def _on_commit(self, payload: bytes) -> Chunk | None:
         if self._begin is None:
             raise DecodeError("Commit outside a transaction")
-        if len(payload) != 26:
-            pgoutput.check_end(payload, 26, "Commit")
+        if len(payload) != pgoutput.COMMIT_LENGTH:
+            pgoutput.check_end(payload, pgoutput.COMMIT_LENGTH, "Commit")
         chunk = self._complete(last=True) if self._routed else None
         self._begin = None
         self._chunk = 0
         self._before_lsn = self.end_lsn
-        self.end_lsn = int.from_bytes(payload[10:18], "big")
+        (self.end_lsn,) = pgoutput.unpack_commit_end_lsn(payload)
         return chunk
 
     def _complete(self, *, last: bool) -> Chunk:
         assert self._begin is not None
         # Not pgoutput.decode(): this is done for each transaction, and the length was checked when it came.
-        final_lsn, microseconds, xid = pgoutput.BEGIN_FIELDS.unpack_from(self._begin, 1)
+        final_lsn, microseconds, xid = pgoutput.unpack_begin(self._begin)
         pgoutput.check_timestamp(microseconds)
         context = self._context
         context.complete(final_lsn, microseconds, xid, self._chunk, last)
@@ -217,7 +195,7 @@ class Assembler:
         if self._begin is None:
             raise DecodeError("a change outside a transaction")
         self._index += 1
-        oid = int.from_bytes(payload[1:5], "big")
+        (oid,) = pgoutput.unpack_oid(payload)
         try:
             return self._plans[oid]
         except KeyError:
@@ -328,7 +306,7 @@ class Assembler:
         self._replan(relation)
 
     def _replan(self, relation: pgoutput.Relation) -> None:
-        plan = self._plan(relation)
+        plan = self._planning.plan(relation)
         if isinstance(plan, DatedPlan):
             self._dated[relation.oid] = plan
             self._plans.pop(relation.oid, None)
@@ -361,7 +339,7 @@ class Assembler:
     def _message(self, payload: bytes) -> Chunk | None:
         message = pgoutput.decode(payload)
         assert isinstance(message, pgoutput.LogicalMessage)
-        wanted = self._message_plan(message.prefix)
+        wanted = self._planning.message_plan(message.prefix)
         if message.transactional:
             index = self._next_index()
             if message.prefix == TRACEPARENT and self._traceparent is None:
@@ -387,18 +365,37 @@ class Assembler:
 
     def _message_event(self, message: pgoutput.LogicalMessage, context: Context, index: int) -> PlainEvent:
         return PlainEvent(
-            "message", self._message_source, context, index, prefix=message.prefix, content=message.content
+            "message",
+            self._planning.message_source,
+            context,
+            index,
+            prefix=message.prefix,
+            content=message.content,
         )
 
     def _type(self, payload: bytes) -> None:
         message = pgoutput.decode(payload)
         assert isinstance(message, pgoutput.Type)
-        self._announce(message)
+        self._planning.announce(message)
 
     def _origin(self, payload: bytes) -> None:
         # Not told to handlers; decoded so that rubbish in its place is noticed.
         pgoutput.decode(payload)
 
+
+#: By first byte, so that a message costs one lookup and one call.
+_READERS: Final[dict[int, Callable[[Assembler, bytes], Chunk | None]]] = {
+    pgoutput.INSERT: Assembler._insert,
+    pgoutput.UPDATE: Assembler._update,
+    pgoutput.DELETE: Assembler._delete,
+    pgoutput.BEGIN: Assembler._on_begin,
+    pgoutput.COMMIT: Assembler._on_commit,
+    pgoutput.RELATION: Assembler._relation,
+    pgoutput.TRUNCATE: Assembler._truncate,
+    pgoutput.MESSAGE: Assembler._message,
+    pgoutput.TYPE: Assembler._type,
+    pgoutput.ORIGIN: Assembler._origin,
+}
 
 new_assembler = speedups.assembler(
     Assembler, context=new_context, row_event=new_row_event, routed_event=RoutedEvent, chunk=Chunk

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, TypeVar
 
+from walex_celery._failpoints import failpoint
 from walex_celery.broker import Publisher
 from walex_celery.errors import BrokerUnavailable, PublishRefused
 from walex_celery.postgres.lsn import Lsn
@@ -41,7 +42,6 @@ class Delivery:
         activity: what the producer's thread is doing.
         stopping: set when the producer is to end: then a broker that is away is not waited for.
         position: what is stored with a batch (``exactly_once_enqueue``), or ``None``.
-        confirmed: called with each LSN up to which all is confirmed.
     """
 
     def __init__(
@@ -53,7 +53,6 @@ class Delivery:
         stopping: threading.Event,
         *,
         position: Callable[[], int | None],
-        confirmed: Callable[[Lsn], None],
     ) -> None:
         self._publisher = publisher
         self._settings = settings
@@ -61,19 +60,23 @@ class Delivery:
         self._activity = activity
         self._stopping = stopping
         self._position = position
-        self._confirmed = confirmed
         #: Flushes that are not known to be confirmed: their number, the LSN that was done with them, and when.
         self._in_flight: deque[tuple[int, Lsn, float]] = deque()
         self._tasks_flushed = 0
         self._flush_bytes = min(FLUSH_BYTES, settings().max_waiting_bytes)
         self._serial_confirmed = 0
-        #: Up to where all is confirmed, for whoever reads a line of the log.
+        #: Everything up to here is done: handlers returned, the broker confirmed.
         self.confirmed_lsn = Lsn(0)
 
     @property
     def batches_in_flight(self) -> int:
         """Flushes that are not known to be confirmed."""
         return len(self._in_flight)
+
+    @property
+    def has_unconfirmed(self) -> bool:
+        """Whether there are tasks that the broker has not confirmed."""
+        return self._publisher.unconfirmed_count > 0
 
     @property
     def is_due(self) -> bool:
@@ -93,7 +96,12 @@ class Delivery:
         Raises:
             BrokerUnavailable, PublishRefused: as :meth:`deliver`.
         """
+        added = self._statistics.tasks > self._tasks_flushed
+        if added:
+            failpoint("tasks-added")
         serial = self.deliver(self._send)
+        if added:
+            failpoint("tasks-written")
         self._in_flight.append((serial, lsn, time.perf_counter()))
         self._tasks_flushed = self._statistics.tasks
         most = self._settings().max_waiting_bytes
@@ -132,9 +140,9 @@ class Delivery:
         self._in_flight.popleft()
         if serial != self._serial_confirmed:
             self._serial_confirmed = serial
+            failpoint("tasks-confirmed")
             self._statistics.publish.observe(time.perf_counter() - began)
-        self.confirmed_lsn = lsn
-        self._confirmed(lsn)
+        self.confirmed_lsn = max(self.confirmed_lsn, lsn)
 
     def _tell_waiting(self) -> None:
         count = self._publisher.unconfirmed_count
@@ -165,7 +173,7 @@ class Delivery:
                 if not failed:
                     self._tell_waiting()
                 failed = True
-                self._activity.begin(Doing.BROKER_AWAY)
+                self._activity.begin(Doing.BROKER_DOWN)
                 level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
                 # Up to this position everything is done; what comes after it waits.
                 fields = {"lsn": str(self.confirmed_lsn), "slot": settings.slot}

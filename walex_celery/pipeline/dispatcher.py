@@ -17,7 +17,8 @@ from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import function_digest, task_id, task_id_prefix, timeline_salt
-from walex_celery.handlers.registry import Handler, Route, resolve_functions
+from walex_celery.handlers.registry import Handler, resolve_functions
+from walex_celery.handlers.routes import Route
 from walex_celery.pipeline.assembler import Chunk, RoutedEvent
 from walex_celery.pipeline.enqueued import Enqueued
 from walex_celery.pipeline.handler_runner import HandlerRunner
@@ -64,6 +65,10 @@ class Dispatcher:
         self._salt, self._since = 0, 0
         #: Whose tasks are in the broker already, where that is known (``exactly_once_enqueue``).
         self.enqueued: Enqueued | None = None
+
+    def packed_position(self) -> int | None:
+        """What is stored with the tasks dispatched so far (``exactly_once_enqueue``), or ``None``."""
+        return None if self.enqueued is None else self.enqueued.position.pack()
 
     def follow(self, timelines: Timelines) -> None:
         """What is dispatched from now on is of this history."""
@@ -116,7 +121,8 @@ class Dispatcher:
         if self._tracing is None:
             self._dispatch(chunk)
         else:
-            with self._tracing.transaction(chunk):
+            events = [routed.event for routed in chunk.routed]
+            with self._tracing.transaction(chunk.info, chunk.traceparent, events):
                 self._dispatch(chunk)
 
     def _dispatch(self, chunk: Chunk) -> None:

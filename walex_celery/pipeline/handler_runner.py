@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from celery import Celery
 
+from walex_celery._failpoints import failpoint
 from walex_celery.dead_letters import Store, letter_of, store_to_write
 from walex_celery.errors import HandlerError, WalExError
 from walex_celery.events.event import Event
@@ -229,6 +230,7 @@ class HandlerRunner:
                     failure = _halting(error, told, what, events, fields, policy, str(tries))
                     failure.args = (f"{failure}\n  the dead letter could not be stored: {trouble}",)
                     raise failure from error
+        failpoint("letter-stored")
         self._statistics.dead_lettered(letter.handler)
         logger.warning(
             "%s failed on %s: %s%s; its %d event(s) are dead letter %s, try %d, and the stream goes on",
@@ -293,7 +295,7 @@ def _halting(
         f"  events: {some}\n"
         f"  policy: on_error={policy}{after}\n"
         "  acknowledged: everything before this transaction, and nothing of it: it comes again at the next start\n"
-        "  mend: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
+        "  fix: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
         '  on_error="dead_letter" (or WALEX_ON_ERROR=dead_letter) stores them to be tried again later'
     )
     failure.fields = {**fields, "exception": told.type, "traceback": told.traceback}

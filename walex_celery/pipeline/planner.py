@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from walex_celery.events.event import VERSION, Source
-from walex_celery.events.record import Shape
+from walex_celery.events.shape import Shape
 from walex_celery.events.values import TypeDefinition
 from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.registry import KINDS, Handler, Route, message_route, route_of
-from walex_celery.pipeline.table_plan import DatedPlan, OldRows, TablePlan
+from walex_celery.handlers.kinds import MESSAGE, OF_TABLES
+from walex_celery.handlers.registry import Handler
+from walex_celery.handlers.routes import Route, message_route, route_of
+from walex_celery.pipeline.table_plan import DatedPlan, OldRows, Planning, TablePlan
 from walex_celery.postgres.catalog import Altered, Catalog
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.pgoutput import Relation
@@ -18,7 +20,6 @@ from walex_celery.settings.model import WalExSettings
 from walex_celery.telemetry.statistics import Statistics
 
 SOURCE_NAME = "WalEx"
-_ROW_KINDS = KINDS["on_event"]
 
 
 class Planner:
@@ -36,6 +37,11 @@ class Planner:
         self._catalog = catalog
         self._statistics = Statistics() if statistics is None else statistics
 
+    @property
+    def planning(self) -> Planning:
+        """What an assembler asks."""
+        return Planning(self.plan, self.message_plan, self.message_source(), self._catalog.announce)
+
     def plan(self, relation: Relation) -> TablePlan | DatedPlan | None:
         """The plan of a relation; ``None`` when no handler wants any of its events.
 
@@ -49,7 +55,7 @@ class Planner:
         # A publication FOR ALL TABLES has our own too: a dead letter about a dead letter would never end.
         if table.schema == OWN_SCHEMA or not self.settings.subscribes_to(table):
             return None
-        if not any(handler.wants(table, kind) for handler in self._handlers for kind in _ROW_KINDS):
+        if not any(handler.wants(table, kind) for handler in self._handlers for kind in OF_TABLES):
             return None
         read_at = self._catalog.wal_lsn()
         columns, definitions = self._catalog.columns(relation)
@@ -112,7 +118,7 @@ class Planner:
             shape,
             {
                 kind: route_of(self._handlers, table, kind, shape, tally(table.schema, table.name, kind))
-                for kind in _ROW_KINDS
+                for kind in OF_TABLES
             },
             old_rows,
         )
@@ -133,7 +139,7 @@ class Planner:
 
     def message_plan(self, prefix: str) -> Route:
         """Who wants messages with *prefix*."""
-        return message_route(self._handlers, prefix, self._statistics.tally("", "", "message"))
+        return message_route(self._handlers, prefix, self._statistics.tally("", "", MESSAGE.name))
 
     def message_source(self) -> Source:
         """The source of events made of messages: the database, no table."""

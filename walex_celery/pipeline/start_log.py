@@ -13,7 +13,7 @@ from walex_celery.errors import WalExError
 from walex_celery.handlers.policies import Halt, OnError
 from walex_celery.handlers.registry import Handler
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import Server
+from walex_celery.postgres.server import Server
 from walex_celery.settings.model import WalExSettings
 
 # In the producer's name: whoever picks its lines out of a log has these too.
@@ -21,11 +21,11 @@ logger = logging.getLogger("walex_celery.producer")
 
 
 def subscribed(settings: WalExSettings) -> str:
-    """The subscriptions, for people."""
+    """The subscriptions, as readable text."""
     return ", ".join(map(str, settings.subscriptions)) or "nothing"
 
 
-def tell_start(
+def log_start(
     settings: WalExSettings,
     server: Server,
     handlers: Iterable[Handler],
@@ -55,9 +55,9 @@ def tell_start(
     logger.info("publication %s; subscribed to %s", ", ".join(settings.publication), subscribed(settings))
     for handler in handlers:
         on_error = policy(handler)
-        told = "" if isinstance(on_error, Halt) else f" (on_error={on_error})"
+        on_failure = "" if isinstance(on_error, Halt) else f" (on_error={on_error})"
         about = {"handler": handler.name, "table": str(handler.table or handler.prefix or "all")}
-        logger.info("%s -> %s%s", handler.registration, handler.name, told, extra=about)
+        logger.info("%s -> %s%s", handler.registration, handler.name, on_failure, extra=about)
     logger.info("broker %s", broker)
     if speedups.compiled:
         logger.info("the compiled part is used")
@@ -77,13 +77,13 @@ def tell_start(
         )
 
 
-def tell_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
-    """Log what the broker may lose though it confirmed it; what can't be looked at is no failure."""
+def log_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
+    """Log what the broker may lose after it confirmed it. If that cannot be examined, only say so."""
     try:
         found = durability.examine(app, functions)
     except WalExError as error:
-        logger.info("what the broker may lose could not be looked at: %s", error)
+        logger.info("could not examine what the broker may lose: %s", error)
         return
     for weakness in found:
         level = logging.WARNING if weakness.severity == "warning" else logging.INFO
-        logger.log(level, "%s%s", weakness.sentence, f" Mend: {weakness.mend}" if weakness.mend else "")
+        logger.log(level, "%s%s", weakness.sentence, f" Fix: {weakness.fix}" if weakness.fix else "")

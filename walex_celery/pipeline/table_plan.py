@@ -6,10 +6,11 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+from walex_celery.events.cells import UNCHANGED, Cell
 from walex_celery.events.event import Source
-from walex_celery.events.record import UNCHANGED, Cell, Shape
 from walex_celery.events.row_event import RowSource
-from walex_celery.handlers.registry import Route
+from walex_celery.events.shape import Shape
+from walex_celery.handlers.routes import Route
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 
@@ -82,3 +83,19 @@ class DatedPlan(NamedTuple):
     otherwise: TablePlan
     #: Look again: up to where it holds by now (at least for what has been read), or ``None`` if it was altered.
     unaltered: Callable[[], Lsn | None]
+
+
+class Planning(NamedTuple):
+    """Who decides what is done with each message.
+
+    Attributes:
+        plan: called with each Relation message; ``None`` means that no handler wants the table.
+        message_plan: called with a message's prefix; who wants it.
+        message_source: the source of events made of messages.
+        announce: called with each Type message.
+    """
+
+    plan: Callable[[pgoutput.Relation], TablePlan | DatedPlan | None]
+    message_plan: Callable[[str], Route]
+    message_source: Source
+    announce: Callable[[pgoutput.Type], None]

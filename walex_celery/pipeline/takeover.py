@@ -6,9 +6,12 @@ import logging
 from collections.abc import Callable
 
 from walex_celery.broker import Publisher
+from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.enqueued import Enqueued, EnqueuedPosition, enqueued_of
+from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.timeline import Timelines
+from walex_celery.sources.protocol import ChangeStream
 
 logger = logging.getLogger("walex_celery.takeover")
 
@@ -20,6 +23,29 @@ def position_key(system_identifier: int, slot: str, spool: str | None) -> str:
     """
     key = f"walex:{system_identifier}:{slot}"
     return key if spool is None else f"{key}:{spool}"
+
+
+def take_over_for(
+    stream: ChangeStream, slot: str, catalog: Catalog, publisher: Publisher, delivery: Delivery
+) -> Enqueued:
+    """Take over the position of a stream that was just started; see :func:`take_over`.
+
+    Args:
+        stream: of which no other producer reads the slot.
+        slot: its name.
+        catalog: of the database, to be asked how far its WAL goes.
+        publisher, delivery: to the broker.
+    """
+    key = position_key(stream.cluster.system_identifier, slot, stream.scope)
+    timelines = stream.cluster.timelines
+    if stream.scope is not None:
+        # A spool is of one history, and Postgres may be unreachable: it is not asked how far that goes.
+        return take_over(publisher, delivery.deliver, key, timelines, _no_limit)
+    return take_over(publisher, delivery.deliver, key, timelines, None if stream.created else catalog.wal_lsn)
+
+
+def _no_limit() -> Lsn:
+    return Lsn(2**64 - 1)
 
 
 def take_over(

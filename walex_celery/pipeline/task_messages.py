@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from walex_celery._speedups import speedups
-from walex_celery.broker.wire import Item
+from walex_celery.broker.templates.wire import Item
 from walex_celery.events.task_id import task_id, task_id_prefix
 from walex_celery.pipeline.assembler import RoutedEvent
 

@@ -1,1 +1,1 @@
-"""All that speaks to Postgres; it knows nothing of Celery."""
+"""Everything that speaks to Postgres. It knows nothing of Celery, of handlers, or of the application's settings."""

@@ -1,7 +1,7 @@
-"""What the stream does not tell of a relation: its types' names and make-up, and its primary key.
+"""What the stream does not say about a relation: its types' names and parts, and its primary key.
 
-Read over an ordinary connection, so the catalog may be newer than the WAL being read: a type that is gone by
-now is known by the name its Type message gave, and its values stay text.
+Read over an ordinary connection, so the catalog may be newer than the WAL being read: a type that has been dropped
+since is known by the name its Type message gave, and its values stay text.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from walex_celery.events.record import text_of_cell
+from walex_celery.events.cells import text_of_cell
 from walex_celery.events.values import TypeDefinition
-from walex_celery.postgres.connection import connect, explain_error, quote_identifier
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.errors import explain_error, quote_identifier
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.parameters import ConnectionSettings
 from walex_celery.postgres.pgoutput import Relation, Type
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.server import WAL_LSN
 
 _XID_MASK: Final = 0xFFFFFFFF
 
@@ -53,11 +55,7 @@ JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 WHERE i.indrelid = %s AND i.indisprimary
 """
 
-_WAL_LSN = """
-SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
-"""
-
-# Of a table that is gone nobody knows whether it had partitions; only a publication via their root would show it.
+# Whether a dropped table had partitions is not known; only a publication via their root would show it.
 _PARTITIONS = """
 SELECT coalesce(
          c.relkind = 'p',
@@ -86,11 +84,10 @@ WITH RECURSIVE part (oid) AS (
 SELECT t.typrelid::bigint FROM part JOIN pg_type AS t USING (oid) WHERE t.typtype = 'c'
 """
 
-# Rows of attributes that were dropped tell of it too.
-_ALTERED = """
-SELECT coalesce(array_agg(DISTINCT xmin::text::bigint), '{}'),
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint,
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+# Attributes that were dropped have rows too.
+_ALTERED = f"""
+SELECT coalesce(array_agg(DISTINCT xmin::text::bigint), '{{}}'),
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint, {WAL_LSN}
 FROM pg_attribute WHERE attrelid = ANY(%s::oid[]) AND attnum > 0
 """
 
@@ -98,7 +95,7 @@ _KINDS: Final = {"e": "enum", "d": "domain", "c": "composite", "r": "range", "m"
 
 
 def _quoted(name: str) -> str:
-    """As ``quote_ident`` has it, but for keywords; of a type that is gone nothing but its name is known."""
+    """As ``quote_ident`` quotes it, except for keywords; of a dropped type only the name is known."""
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else quote_identifier(name)
 
 
@@ -109,8 +106,8 @@ def _name_of(sent: memoryview) -> str:
 class Altered(NamedTuple):
     """Transactions that altered something, and where the server was when this was read.
 
-    No transaction had come as far as the id ``upper``. What commits before ``wal_lsn`` is seen by the next reading,
-    not surely by this one.
+    No transaction had an id of ``upper`` or above yet. What commits before ``wal_lsn`` is seen by the next query,
+    not necessarily by this one.
     """
 
     xids: frozenset[int]
@@ -118,10 +115,10 @@ class Altered(NamedTuple):
     wal_lsn: Lsn
 
     def may_follow(self, xid: int) -> bool:
-        """Whether one of them was *xid* or began after it; ids go round (manual, section 67.1).
+        """Whether one of them was *xid* or began after it; ids wrap around (manual, section 67.1).
 
-        One that began before and committed after it is not found: the few rows that another writes while a
-        transaction which altered a composite type stays open.
+        One that began before *xid* and committed after it is not found. It concerns the few rows that *xid* writes
+        while a transaction that altered a composite type stays open.
         """
         return any(not _precedes(altering, xid) and _precedes(altering, self.upper) for altering in self.xids)
 
@@ -131,15 +128,21 @@ def _precedes(xid: int, other: int) -> bool:
 
 
 class Catalog:
-    """The catalog of one database, read when a Relation message asks for it."""
+    """The catalog of one database, read when a Relation message needs it.
 
-    def __init__(self, settings: WalExSettings) -> None:
+    Args:
+        settings: how to connect to the database.
+        publications: those being streamed, for :meth:`partitions_are_full`.
+    """
+
+    def __init__(self, settings: ConnectionSettings, publications: Sequence[str] = ()) -> None:
         self._settings = settings
+        self._publications = list(publications)
         self._connection: Connection | None = None
         self._announced: dict[int, Type] = {}
 
     def announce(self, type: Type) -> None:
-        """Remember the name that the stream gave for a type, should the catalog not have it any more."""
+        """Remember the name that the stream gave a type, in case the catalog does not have it any more."""
         self._announced[type.oid] = type
 
     def columns(self, relation: Relation) -> tuple[dict[str, str], dict[str, TypeDefinition]]:
@@ -160,13 +163,13 @@ class Catalog:
         return key if present.issuperset(key) else ()
 
     def wal_lsn(self) -> Lsn:
-        """Where the server writes now; of a standby, where it replays."""
-        ((lsn,),) = self._query(_WAL_LSN, ())
+        """How far the WAL is written; on a standby server, how far it is replayed."""
+        ((lsn,),) = self._query(f"SELECT {WAL_LSN}", ())
         return Lsn.parse(lsn)
 
     def partitions_are_full(self, relation: Relation) -> bool | None:
         """Whether REPLICA IDENTITY FULL holds for all of a table's partitions; ``None`` if it has none."""
-        ((partitioned, full),) = self._query(_PARTITIONS, (list(self._settings.publication), relation.oid))
+        ((partitioned, full),) = self._query(_PARTITIONS, (self._publications, relation.oid))
         return bool(full) if partitioned else None
 
     def composites(self, relation: Relation) -> list[int]:
@@ -175,18 +178,18 @@ class Catalog:
         return [row[0] for row in self._query(_COMPOSITES, (oids,))]
 
     def altered(self, composites: Sequence[int]) -> Altered:
-        """The transactions that made what the catalog says of :meth:`composites`."""
+        """The transactions that last changed the composite types that :meth:`composites` returned."""
         ((xids, upper, wal_lsn),) = self._query(_ALTERED, (list(composites),))
         return Altered(frozenset(map(int, xids)), int(upper) & _XID_MASK, Lsn.parse(wal_lsn))
 
     def close(self) -> None:
-        """Close the connection; the next question opens another."""
+        """Close the connection; the next query opens another."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def _type_rows(self, oids: Iterable[int]) -> dict[int, Sequence[Any]]:
-        """The types of *oids* and all that they are made of."""
+        """The types of *oids*, and those they consist of."""
         rows: dict[int, Sequence[Any]] = {}
         wanted = set(oids)
         while wanted:
@@ -253,7 +256,7 @@ class Catalog:
                     cursor.execute(query, parameters)
                     return list(cursor.fetchall())
             except psycopg2.OperationalError as error:
-                # It may have been cut while it stood idle for hours; a new one tells whether Postgres is there.
+                # It may have been cut while idle; whether Postgres is up shows on a new connection.
                 self.close()
                 if attempt == 2:
                     raise explain_error(error, self._settings) from error

@@ -10,14 +10,14 @@ from typing import Any
 
 import psycopg2
 
-from walex_celery.postgres.connection import explain_error
+from walex_celery.postgres.errors import explain_error
+from walex_celery.postgres.parameters import ConnectionSettings
 from walex_celery.postgres.timeline import FIRST_TIMELINE, Cluster, Timelines, parse_history
-from walex_celery.settings.model import WalExSettings
 
 logger = logging.getLogger(__name__)
 
 
-def identify(cursor: Any, settings: WalExSettings) -> Cluster:
+def identify(cursor: Any, settings: ConnectionSettings) -> Cluster:
     """The cluster of a replication connection; raises what :func:`explain_error` makes of a failure."""
     try:
         cursor.execute("IDENTIFY_SYSTEM")
@@ -27,7 +27,7 @@ def identify(cursor: Any, settings: WalExSettings) -> Cluster:
     return Cluster(int(system_identifier), _timelines(cursor, int(timeline), settings))
 
 
-def _timelines(cursor: Any, current: int, settings: WalExSettings) -> Timelines:
+def _timelines(cursor: Any, current: int, settings: ConnectionSettings) -> Timelines:
     if current == FIRST_TIMELINE:
         return Timelines()
     try:
@@ -37,11 +37,11 @@ def _timelines(cursor: Any, current: int, settings: WalExSettings) -> Timelines:
         if cursor.connection.closed or error.pgcode is None:
             raise explain_error(error, settings) from error
         logger.warning(
-            "the history of timeline %s is not known (%s): what was committed before the last failover and comes again "
-            "has other task ids",
+            "the history of timeline %s is not known (%s): what was committed before the last failover and is sent "
+            "again gets other task ids",
             current,
             str(error).strip(),
         )
         return Timelines(current)
-    # Text since Postgres 15; before, the type was bytea, though the bytes were these.
+    # Text since Postgres 15, bytea before; the bytes are the same.
     return parse_history(current, content if isinstance(content, str) else bytes(content).decode())

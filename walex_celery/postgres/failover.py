@@ -1,4 +1,4 @@
-"""Failover slots: a standby server keeps a copy of the slot, and whoever is promoted has it (Postgres 17 and newer).
+"""Failover slots: standby servers keep a copy of the slot, so the promoted one has it (Postgres 17 and newer).
 
 Source: manual, section 47.2.3 "Replication Slot Synchronization", and 54.4 for the commands.
 """
@@ -11,16 +11,17 @@ import psycopg2
 from psycopg2 import sql
 
 from walex_celery.errors import PostgresUnavailable, SetupError, SlotLost
-from walex_celery.postgres.connection import explain_error
-from walex_celery.postgres.slot import Server, Slot
+from walex_celery.postgres.errors import explain_slot_error
+from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
+from walex_celery.postgres.server import Server
+from walex_celery.postgres.slot import Slot
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
 
 _FAILOVER_VERSION: Final = 170000
 
 
-def check_failover(server: Server, slot: Slot | None, settings: WalExSettings) -> None:
-    """That *server* is the one to read from, and can do what the setting ``failover`` asks.
+def check_failover(server: Server, slot: Slot | None, settings: SlotSettings) -> None:
+    """Check that *server* is the one to read from, and has failover slots if the settings ask for one.
 
     Raises:
         SetupError: it is older than failover slots.
@@ -29,17 +30,18 @@ def check_failover(server: Server, slot: Slot | None, settings: WalExSettings) -
     if settings.failover and server.version < _FAILOVER_VERSION:
         raise SetupError(
             f"failover=True needs Postgres {_FAILOVER_VERSION // 10000} or newer; the server at "
-            f"{settings.address()} is {server.version // 10000}\n  mend: set failover=False, or upgrade Postgres"
+            f"{settings.connection.address()} is {server.version // 10000}\n"
+            "  fix: set failover=False, or upgrade Postgres"
         )
     if server.in_recovery and (settings.failover or (slot is not None and slot.synced)):
         raise PostgresUnavailable(
-            f"the server at {settings.address()} is a standby: slot {settings.slot!r} can't be read there before it is "
-            "promoted. Let hostname= name the primary too, as in hostname='a,b'"
+            f"the server at {settings.connection.address()} is a standby: slot {settings.name!r} can't be read there "
+            "before it is promoted. Name the primary in hostname= too, as in hostname='a,b'"
         )
 
 
-def check_cluster(cluster: Cluster, met: Cluster | None, settings: WalExSettings) -> None:
-    """That this is not the old primary, come back after another server was promoted.
+def check_cluster(cluster: Cluster, met: Cluster | None, settings: ConnectionSettings) -> None:
+    """Check that this is not the old primary, started again after another server was promoted.
 
     Args:
         cluster: the server that was reached.
@@ -55,8 +57,8 @@ def check_cluster(cluster: Cluster, met: Cluster | None, settings: WalExSettings
     if found < read:
         raise PostgresUnavailable(
             f"the server at {settings.address()} is on timeline {found}, and timeline {read} has been read: an old "
-            "primary that came back after a failover? What it holds is not what the new one goes on with. Shut it "
-            "down, or take it out of hostname=; if going back was meant, start the producer anew"
+            "primary that came back after a failover? Its changes are not those of the new one. Shut it down, or "
+            "take it out of hostname=; if you mean to go back to it, start the producer again"
         )
 
 
@@ -64,20 +66,20 @@ def slot_not_synchronized(slot: str) -> SlotLost:
     """The error for a promoted server that does not have the slot."""
     return SlotLost(
         f"replication slot {slot!r} is not on the server that was promoted: the standby had no copy of it. What was "
-        "committed between the last task and the producer's new start is lost to this instance\n"
-        "  mend: start the producer anew, which makes the slot, and backfill what came between; for the next time set "
+        "committed between the last task and the producer's next start is lost to this instance\n"
+        "  fix: start the producer again, which makes the slot, and backfill what came between; for the next time set "
         "failover=True here, and sync_replication_slots = on on the standby servers"
     )
 
 
-def enable_failover(cursor: Any, settings: WalExSettings) -> None:
-    """Let the standby servers have the slot, which nobody reads just now.
+def enable_failover(cursor: Any, settings: SlotSettings) -> None:
+    """Have standby servers keep a copy of the slot, which must not be in use.
 
     Raises:
-        SlotInUse, SetupError: as :func:`explain_error` has it.
+        SlotInUse, SetupError: what :func:`explain_slot_error` makes of a failure.
     """
-    command = sql.SQL("ALTER_REPLICATION_SLOT {} (FAILOVER true)").format(sql.Identifier(settings.slot))
+    command = sql.SQL("ALTER_REPLICATION_SLOT {} (FAILOVER true)").format(sql.Identifier(settings.name))
     try:
         cursor.execute(command)
     except psycopg2.Error as error:
-        raise explain_error(error, settings) from error
+        raise explain_slot_error(error, settings) from error

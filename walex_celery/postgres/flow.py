@@ -1,9 +1,9 @@
 """Whether to let messages gather before the next are read.
 
-Postgres writes each message of a stream to its socket by itself. A reader that waits there is woken for each, and one
-that looks again at once finds one or two: either costs it, and Postgres, more than the message does. With nobody
-subscribed, single-row transactions went from 47,000 to 77,000 a second, for 6 us of CPU each instead of 20, and 13 of
-the walsender's instead of 22.
+Postgres writes each message of a stream to its socket separately. A reader that waits there is woken for each, and
+one that polls at once finds one or two: either costs it, and Postgres, more than the message does. With no
+subscription, single-row transactions went from 47,000 to 77,000 a second, for 6 us of CPU each instead of 20, and 13
+of the walsender's instead of 22.
 """
 
 from __future__ import annotations
@@ -12,24 +12,25 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-#: How long they are let gather, in seconds. Half of it is as good on some runs, and no good on others.
+#: How long they gather, in seconds. Half of it is as good in some runs, and useless in others.
 GATHER_SECONDS: Final = 0.001
 
-#: Looked at are so many slices in a row, each within so many seconds of the last and with fewer messages than this.
+#: The stream is steady after this many slices in a row, each within this many seconds of the last and with fewer
+#: messages than this.
 STEADY_SLICES: Final = 8
 STEADY_SECONDS: Final = 0.002
 SMALL_SLICE: Final = 400
 
-#: Messages a second that must have come with them. A sleep may last longer than it should on a busy machine: at 5,000
-#: transactions a second (15,000 messages) it made the latest tasks later than it saved. A drain has 100,000.
+#: Messages a second that these slices must have brought. On a busy machine a sleep may last longer than asked: at
+#: 5,000 transactions a second (15,000 messages) it delayed the slowest tasks more than it saved. A drain has 100,000.
 STEADY_RATE: Final = 30_000
 
 
 class Flow:
-    """Whether small slices of messages come one right after the other; never so while the stream is quiet.
+    """Whether small slices of messages come in quick succession; never while the stream is quiet.
 
     Args:
-        clock: tells the time, in seconds.
+        clock: returns the time, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,26 +1,21 @@
-"""From settings to a stream that may be started: what must be right is looked at before the slot is touched."""
+"""From settings to a stream that can be started; everything is checked before the slot is touched."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-from walex_celery.postgres.connection import connect, slot_gone
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.errors import slot_gone
 from walex_celery.postgres.failover import check_cluster, check_failover, slot_not_synchronized
-from walex_celery.postgres.slot import (
-    Server,
-    Slot,
-    check_prerequisites,
-    check_slot,
-    find_slot,
-    inspect_server,
-)
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server, check_prerequisites, inspect_server
+from walex_celery.postgres.slot import Slot, check_slot, find_slot
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
 
 
 class Opened(NamedTuple):
-    """A stream that is not started, the server and its cluster, and the slot, if there is one already."""
+    """A stream that is not started yet, the server and its cluster, and the slot if it exists."""
 
     stream: ReplicationStream
     server: Server
@@ -29,27 +24,27 @@ class Opened(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What this process has read before: the slot's name, and the cluster; empty and ``None`` at first."""
+    """What this process has read before: the slot's name and the cluster. Empty and ``None`` at first."""
 
     slot: str = ""
     cluster: Cluster | None = None
 
 
-def open_stream(settings: WalExSettings, read: Read) -> Opened:
-    """Look at the server and the slot, and connect.
+def open_stream(settings: SlotSettings, read: Read) -> Opened:
+    """Check the server and the slot, and connect.
 
     Args:
-        settings: whose slot.
-        read: what was read before, which must be there still.
+        settings: which slot.
+        read: what was read before, which must still exist.
 
     Raises:
-        SetupError: Postgres is not set up for what the settings ask, or the slot that was read is gone.
+        SetupError: Postgres is not set up as the settings need it, or the slot that was read is gone.
         SlotInUse: another process reads the slot.
-        PostgresUnavailable: it can't be reached, or is not the one to read from now.
+        PostgresUnavailable: the server can't be reached, or is not the one to read from now.
     """
-    connection = connect(settings)
+    connection = connect(settings.connection)
     try:
-        server = inspect_server(connection, settings)
+        server = inspect_server(connection, settings.connection)
         slot = find_slot(connection, settings)
         check_failover(server, slot, settings)
         check_prerequisites(connection, settings)
@@ -58,16 +53,16 @@ def open_stream(settings: WalExSettings, read: Read) -> Opened:
     stream = ReplicationStream(settings, server)
     try:
         cluster = stream.identify()
-        check_cluster(cluster, read.cluster, settings)
+        check_cluster(cluster, read.cluster, settings.connection)
         if slot is not None:
             check_slot(slot, settings)
             if settings.failover and not slot.failover:
                 stream.enable_failover()
-        elif read.slot == settings.slot and settings.durable_slot:
-            # Never made anew in silence: what was committed meanwhile would be missing.
+        elif read.slot == settings.name and settings.durable:
+            # It is not silently made again: what was committed meanwhile would be missing.
             if cluster == read.cluster or read.cluster is None:
-                raise slot_gone(settings.slot, "it was dropped while this producer ran")
-            raise slot_not_synchronized(settings.slot)
+                raise slot_gone(settings.name, "it was dropped while this producer ran")
+            raise slot_not_synchronized(settings.name)
     except BaseException:
         stream.close()
         raise

@@ -1,4 +1,7 @@
-"""The replication slot: what must be right before it can be read, finding it, making it."""
+"""The replication slot: reading its state, checking that it is ours, making it.
+
+Nothing else in the package queries ``pg_replication_slots``.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,39 @@ import psycopg2
 from psycopg2 import errorcodes, sql
 from psycopg2.extensions import connection as Connection
 
-from walex_celery.errors import PublicationMissing, SlotInUse, SlotMismatch
-from walex_celery.filters import ALL_TABLES
-from walex_celery.postgres.connection import (
-    explain_error,
-    privilege_error,
-    quote_identifier,
-    slot_invalidated,
-    wal_level_error,
-)
+from walex_celery.errors import SlotMismatch
+from walex_celery.postgres.errors import explain_slot_error, slot_in_use, slot_invalidated
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
+from walex_celery.postgres.server import WAL_LSN, query_row
 
 PLUGIN: Final = "pgoutput"
 
+# Columns that older majors don't have are read from JSON.
+_SLOT: Final = f"""
+SELECT slot_name, plugin, slot_type, database, temporary, active_pid, wal_status, safe_wal_size,
+       as_json ->> 'invalidation_reason', coalesce((as_json ->> 'failover')::bool, false),
+       coalesce((as_json ->> 'synced')::bool, false), confirmed_flush_lsn, restart_lsn, {WAL_LSN}
+FROM pg_replication_slots AS slots, to_jsonb(slots) AS as_json WHERE slot_name = %s
+"""
+_COUNTS: Final = """
+SELECT count(*), count(*) FILTER (WHERE slot_type = 'physical' AND active) FROM pg_replication_slots
+"""
+
 
 class Slot(msgspec.Struct, frozen=True):
-    """A row of ``pg_replication_slots`` (manual, section 53.20)."""
+    """A row of ``pg_replication_slots`` (manual, section 53.20).
+
+    Attributes:
+        confirmed_flush_lsn: up to where Postgres may forget changes.
+        wal_status: ``reserved``, ``extended``, ``unreserved`` or ``lost``.
+        invalidation_reason: why it was invalidated (Postgres 17 and newer).
+        failover: whether standby servers keep a copy of it.
+        synced: whether it is such a copy.
+        restart_lsn: from where Postgres keeps WAL for it.
+        safe_wal_bytes: WAL that may be written before it is lost; ``None`` without ``max_slot_wal_keep_size``.
+        wal_lsn: how far the WAL was written when the row was read.
+    """
 
     name: str
     plugin: str | None
@@ -38,150 +57,134 @@ class Slot(msgspec.Struct, frozen=True):
     invalidation_reason: str | None = None
     failover: bool = False
     synced: bool = False
+    restart_lsn: Lsn | None = None
+    safe_wal_bytes: int | None = None
+    wal_lsn: Lsn | None = None
+
+    @property
+    def is_active(self) -> bool:
+        """Whether a process reads it."""
+        return self.active_pid is not None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether Postgres has invalidated it."""
+        return self.wal_status == "lost"
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """WAL written and not confirmed; ``None`` while the slot is being made."""
+        return self._behind(self.confirmed_flush_lsn)
+
+    @property
+    def retained_bytes(self) -> int | None:
+        """WAL that Postgres keeps for it."""
+        return self._behind(self.restart_lsn)
+
+    def _behind(self, lsn: Lsn | None) -> int | None:
+        return None if lsn is None or self.wal_lsn is None else max(0, self.wal_lsn - lsn)
 
 
-class Server(msgspec.Struct, frozen=True):
-    """What the producer needs to know of the server.
+class SlotCounts(msgspec.Struct, frozen=True):
+    """The slots of a server.
 
     Attributes:
-        version: ``server_version_num``, 180006 for 18.6.
-        system_identifier: of the cluster; a part of task ids.
-        database: the one connected to.
-        wal_sender_timeout: seconds after which the server cuts a silent receiver off; 0 for never.
-        in_recovery: whether it is a standby server.
+        all: how many there are.
+        standbys: how many of them a standby server reads.
     """
 
-    version: int
-    system_identifier: int
-    database: str
-    wal_sender_timeout: float
-    in_recovery: bool = False
+    all: int
+    standbys: int
 
 
-def inspect_server(connection: Connection, settings: WalExSettings) -> Server:
-    """What the server is; raises the error that :func:`explain_error` makes of a failure."""
-    row = _one(
-        connection,
-        settings,
-        "SELECT current_setting('server_version_num')::int, system_identifier, current_database(),"
-        " (SELECT setting::bigint FROM pg_settings WHERE name = 'wal_sender_timeout'), pg_is_in_recovery()"
-        " FROM pg_control_system()",
-    )
-    assert row is not None
-    return Server(row[0], row[1], row[2], row[3] / 1000, row[4])
-
-
-def check_prerequisites(connection: Connection, settings: WalExSettings) -> None:
-    """Everything that can be known before the slot is touched.
-
-    Raises:
-        WalLevelError, PrivilegeError, PublicationMissing: each with the line that mends it.
-    """
-    row = _one(connection, settings, "SELECT current_setting('wal_level'), current_user")
-    assert row is not None
-    wal_level, role = row
-    if wal_level != "logical":
-        raise wal_level_error(f"wal_level is {wal_level!r}")
-    if not may_replicate(connection, settings):
-        raise privilege_error(role, "lacks the REPLICATION attribute")
-    names = list(settings.publication)
-    row = _one(
-        connection,
-        settings,
-        "SELECT array_agg(name) FROM unnest(%s) name WHERE name NOT IN (SELECT pubname FROM pg_publication)",
-        (names,),
-    )
-    missing = row[0] if row else None
-    if missing:
-        tables = ", ".join(
-            f"{quote_identifier(table.schema)}.{quote_identifier(table.name)}"
-            for table in settings.subscriptions
-            if table != ALL_TABLES
-        )
-        wanted = "FOR ALL TABLES" if settings.all_tables or not tables else f"FOR TABLE {tables}"
-        mends = "; ".join(f"CREATE PUBLICATION {quote_identifier(name)} {wanted}" for name in missing)
-        raise PublicationMissing(
-            f"publication {', '.join(map(repr, missing))} does not exist in database {settings.database!r}\n"
-            f"  mend: {mends};"
-        )
-
-
-def may_replicate(connection: Connection, settings: WalExSettings) -> bool:
-    """Whether the role connected as has the REPLICATION attribute, or what Amazon RDS has instead."""
-    row = _one(
-        connection,
-        settings,
-        "SELECT rolsuper OR rolreplication OR EXISTS (SELECT FROM pg_roles managed WHERE managed.rolname ="
-        " 'rds_replication' AND pg_has_role(me.oid, managed.oid, 'USAGE')) FROM pg_roles me"
-        " WHERE rolname = current_user",
-    )
-    return bool(row and row[0])
-
-
-def find_slot(connection: Connection, settings: WalExSettings) -> Slot | None:
+def find_slot(connection: Connection, settings: SlotSettings) -> Slot | None:
     """The slot of the settings' name, or ``None``."""
-    row = _one(
-        connection,
-        settings,
-        "SELECT slot_name, plugin, slot_type, database, temporary, active_pid, confirmed_flush_lsn, wal_status,"
-        # As JSON: older majors don't have these columns.
-        " told ->> 'invalidation_reason', coalesce((told ->> 'failover')::bool, false),"
-        " coalesce((told ->> 'synced')::bool, false)"
-        " FROM pg_replication_slots AS slots, to_jsonb(slots) AS told WHERE slot_name = %s",
-        (settings.slot,),
-    )
+    row = query_row(connection, settings.connection, _SLOT, (settings.name,))
     if row is None:
         return None
-    name, plugin, type, database, temporary, active_pid, confirmed, *rest = row
-    confirmed_lsn = None if confirmed is None else Lsn.parse(confirmed)
-    return Slot(name, plugin, type, database, temporary, active_pid, confirmed_lsn, *rest)
+    (
+        name,
+        plugin,
+        type,
+        database,
+        temporary,
+        active_pid,
+        status,
+        safe_bytes,
+        reason,
+        failover,
+        synced,
+        *lsns,
+    ) = row
+    confirmed, restart, wal = (None if lsn is None else Lsn.parse(lsn) for lsn in lsns)
+    return Slot(
+        name,
+        plugin,
+        type,
+        database,
+        temporary,
+        active_pid,
+        confirmed,
+        status,
+        invalidation_reason=reason,
+        failover=failover,
+        synced=synced,
+        restart_lsn=restart,
+        safe_wal_bytes=safe_bytes,
+        wal_lsn=wal,
+    )
 
 
-def check_slot(slot: Slot, settings: WalExSettings) -> None:
-    """That *slot* is ours to read.
+def count_slots(connection: Connection, settings: ConnectionSettings) -> SlotCounts:
+    """How many slots the server has, of all databases."""
+    row = query_row(connection, settings, _COUNTS)
+    assert row is not None
+    return SlotCounts(*row)
+
+
+def check_slot(slot: Slot, settings: SlotSettings) -> None:
+    """Check that *slot* is ours to read.
 
     Raises:
         SlotMismatch: it belongs to something else.
         SlotLost: Postgres has invalidated it.
         SlotInUse: another process reads it.
     """
-    mend = f"mend: give this instance another slot_name=, or SELECT pg_drop_replication_slot('{slot.name}')"
+    fix = f"fix: give this instance another slot_name=, or SELECT pg_drop_replication_slot('{slot.name}')"
     if slot.type != "logical":
-        raise SlotMismatch(f"slot {slot.name!r} is a {slot.type} one; a logical one is needed\n  {mend}")
+        raise SlotMismatch(f"slot {slot.name!r} is a {slot.type} one; a logical one is needed\n  {fix}")
     if slot.plugin != PLUGIN:
-        raise SlotMismatch(f"slot {slot.name!r} is of plugin {slot.plugin!r}, not {PLUGIN!r}\n  {mend}")
-    if slot.database != settings.database:
+        raise SlotMismatch(f"slot {slot.name!r} is of plugin {slot.plugin!r}, not {PLUGIN!r}\n  {fix}")
+    if slot.database != settings.connection.database:
         raise SlotMismatch(
-            f"slot {slot.name!r} is of database {slot.database!r}; this instance reads {settings.database!r}\n  {mend}"
+            f"slot {slot.name!r} is of database {slot.database!r}; this instance reads "
+            f"{settings.connection.database!r}\n  {fix}"
         )
-    if slot.wal_status == "lost":
+    if slot.is_lost:
         raise slot_invalidated(slot.name, slot.invalidation_reason or "wal_removed")
     if slot.active_pid is not None:
-        raise SlotInUse(
-            f"replication slot {slot.name!r} is in use by the backend with pid {slot.active_pid}: another producer "
-            "runs. Stop it, start this one with --standby to wait for it, or give this instance another slot_name="
-        )
-    if slot.temporary and settings.durable_slot:
-        raise SlotMismatch(f"slot {slot.name!r} is a temporary one of another session\n  {mend}")
-    if not slot.temporary and not settings.durable_slot:
+        raise slot_in_use(slot.name, f"by the backend with pid {slot.active_pid}")
+    if slot.temporary and settings.durable:
+        raise SlotMismatch(f"slot {slot.name!r} is a temporary one of another session\n  {fix}")
+    if not slot.temporary and not settings.durable:
         raise SlotMismatch(
-            f"slot {slot.name!r} is a durable one, and the settings ask for a temporary one: reading it would use "
-            f"up what somebody keeps it for\n  mend: set durable_slot=True to go on where it stands, or give this "
-            "instance another slot_name="
+            f"slot {slot.name!r} is durable, and the settings ask for a temporary one: reading it would consume "
+            "changes that something else may need\n  fix: set durable_slot=True to go on where it stands, or give "
+            "this instance another slot_name="
         )
 
 
-def create_slot(cursor: Any, settings: WalExSettings) -> Lsn | None:
-    """Make the slot over a replication connection; ``None`` if it was there already (another producer's race).
+def create_slot(cursor: Any, settings: SlotSettings) -> Lsn | None:
+    """Make the slot over a replication connection; ``None`` if another producer has just made it.
 
     Source: manual, section 54.4, CREATE_REPLICATION_SLOT. A temporary slot lives as long as the connection.
 
     Returns:
-        The consistent point: what is committed after it comes.
+        The consistent point: what is committed after it is streamed.
     """
     command = sql.SQL("CREATE_REPLICATION_SLOT {} {} LOGICAL {} {}").format(
-        sql.Identifier(settings.slot),
-        sql.SQL("" if settings.durable_slot else "TEMPORARY"),
+        sql.Identifier(settings.name),
+        sql.SQL("" if settings.durable else "TEMPORARY"),
         sql.Identifier(PLUGIN),
         # The options in parentheses came with Postgres 15, failover with 17.
         sql.SQL("(SNAPSHOT 'nothing', FAILOVER true)" if settings.failover else "NOEXPORT_SNAPSHOT"),
@@ -190,19 +193,7 @@ def create_slot(cursor: Any, settings: WalExSettings) -> Lsn | None:
         cursor.execute(command)
         _, consistent_point, *_ = cursor.fetchone()
     except psycopg2.Error as error:
-        if error.pgcode == errorcodes.DUPLICATE_OBJECT and settings.durable_slot:
+        if error.pgcode == errorcodes.DUPLICATE_OBJECT and settings.durable:
             return None
-        raise explain_error(error, settings) from error
+        raise explain_slot_error(error, settings) from error
     return Lsn.parse(consistent_point)
-
-
-def _one(
-    connection: Connection, settings: WalExSettings, query: str, parameters: tuple[Any, ...] | None = None
-) -> tuple[Any, ...] | None:
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(query, parameters)
-            row: tuple[Any, ...] | None = cursor.fetchone()
-            return row
-    except psycopg2.Error as error:
-        raise explain_error(error, settings) from error

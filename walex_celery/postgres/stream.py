@@ -3,11 +3,11 @@
 Source: manual, section 54.4 "Streaming Replication Protocol".
 
 What psycopg2 does by itself matters here. Its ``read_message()`` answers the server's keepalives with the
-position last given to ``send_feedback``, and it *moves that position on* to a keepalive's WAL end whenever it
-is not behind the last message's start. Messages of a transaction that began early start at positions long
-acknowledged, so while such a one is read, that would acknowledge a transaction that was read before it
-and is not yet done. :meth:`ReplicationStream.read` therefore stops at such a message until the producer says
-that nothing committed is pending (see ``needs_confirmation``).
+position last given to ``send_feedback``, and it *advances that position* to a keepalive's WAL end whenever it
+is not behind the last message's start. Messages of a transaction that began early start at positions acknowledged
+long ago, so while it is read, psycopg2 would acknowledge a transaction that was read before it and is not done
+yet. :meth:`ReplicationStream.read` therefore stops at such a message until the producer says that nothing
+committed is pending (see ``needs_confirmation``).
 """
 
 from __future__ import annotations
@@ -26,21 +26,24 @@ from psycopg2 import sql
 from walex_celery._speedups import speedups
 from walex_celery.errors import PostgresUnavailable, WalExError
 from walex_celery.postgres.cluster import identify
-from walex_celery.postgres.connection import connect_replication, explain_error
+from walex_celery.postgres.connection import connect_replication
+from walex_celery.postgres.errors import explain_slot_error
 from walex_celery.postgres.failover import enable_failover
 from walex_celery.postgres.flow import GATHER_SECONDS, Flow
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import Server, create_slot
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.pgoutput import COMPLETING
+from walex_celery.postgres.server import Server
+from walex_celery.postgres.slot import create_slot
 from walex_celery.postgres.stream_guard import StreamGuard
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
 
 #: A slice read at once: until this many messages or bytes. The connection's lock is held for its duration.
 SLICE_MESSAGES: Final = 2000
 SLICE_BYTES: Final = 8 * 1024 * 1024
 
-#: Under load an acknowledgement goes out this often, in seconds. Each costs a little of Postgres' time, and
-#: makes the next transactions be confirmed singly (see the module's docstring).
+#: Under load an acknowledgement is sent this often, in seconds. Each costs Postgres a little time, and has the
+#: next transactions confirmed one by one (see the module's docstring).
 ACKNOWLEDGE_INTERVAL: Final = 1.0
 
 
@@ -49,9 +52,6 @@ class StreamMessage(NamedTuple):
 
     payload: bytes
     lsn: int
-
-
-_COMPLETING = (b"C", b"M")
 
 
 class Slice(NamedTuple):
@@ -91,8 +91,8 @@ def read_slice_plainly(
         # tuple.__new__ costs a third of what a NamedTuple's own does: this is done for each message.
         messages.append(payload if message_type is None else new_tuple(message_type, (payload, lsn)))
         size += len(payload)
-        # A Commit, or a Message: that may stand outside of transactions, complete by itself.
-        if payload.startswith(_COMPLETING):
+        # A Message may stand outside of transactions, complete by itself.
+        if payload.startswith(COMPLETING):
             pending = True
             if stop_at_boundary:
                 break
@@ -113,11 +113,11 @@ class ReplicationStream:
     use the connection at once.
     """
 
-    def __init__(self, settings: WalExSettings, server: Server) -> None:
+    def __init__(self, settings: SlotSettings, server: Server) -> None:
         self._settings = settings
         self._server = server
         self._lock = threading.Lock()
-        self._connection = connect_replication(settings)
+        self._connection = connect_replication(settings.connection)
         # Any: the stubs leave the replication cursor's methods untyped.
         self._cursor: Any = self._connection.cursor()
         self._explicit = 0
@@ -140,30 +140,30 @@ class ReplicationStream:
 
     def identify(self) -> Cluster:
         """Which cluster this is, and its timelines."""
-        return identify(self._cursor, self._settings)
+        return identify(self._cursor, self._settings.connection)
 
     def create_slot(self) -> Lsn | None:
-        """Make the slot; where it begins, or ``None`` if a durable one was there already."""
+        """Make the slot; returns where it begins, or ``None`` if a durable one exists already."""
         return create_slot(self._cursor, self._settings)
 
     def enable_failover(self) -> None:
-        """Let standby servers have the slot."""
+        """Have standby servers keep a copy of the slot."""
         enable_failover(self._cursor, self._settings)
 
     def start(self, position: Lsn = Lsn(0)) -> None:  # noqa: B008 - immutable
         """Begin streaming after *position*, or after what the slot has confirmed, whichever is later.
 
         Raises:
-            SlotInUse, SlotLost, PublicationMissing: and what else :func:`explain_error` tells.
+            SlotInUse, SlotLost, PublicationMissing: and what else :func:`explain_slot_error` returns.
         """
-        publications = sql.SQL(",").join(map(sql.Identifier, self._settings.publication))
+        publications = sql.SQL(",").join(map(sql.Identifier, self._settings.publications))
         options = [
             ("proto_version", "1"),
             ("publication_names", publications.as_string(self._cursor)),
             ("messages", "true"),
         ]
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL {} ({})").format(
-            sql.Identifier(self._settings.slot),
+            sql.Identifier(self._settings.name),
             sql.SQL(str(position)),
             sql.SQL(", ").join(
                 sql.SQL("{} {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in options
@@ -173,7 +173,7 @@ class ReplicationStream:
         try:
             self._cursor.start_replication_expert(command, decode=False, status_interval=interval)
         except psycopg2.Error as error:
-            raise explain_error(error, self._settings) from error
+            raise explain_slot_error(error, self._settings) from error
         self._keeper = threading.Thread(
             target=self._keep_alive, args=(interval,), name="walex-feedback", daemon=True
         )
@@ -182,7 +182,7 @@ class ReplicationStream:
         self._guard.start()
 
     def _give_up(self, error: WalExError) -> None:
-        """End the connection, whatever the reading thread is busy with; that learns of *error* when it reads on."""
+        """End the connection, whatever the reading thread is doing; its next :meth:`read` raises *error*."""
         with self._lock:
             self._failure = error
             self._connection.close()
@@ -209,7 +209,7 @@ class ReplicationStream:
             time.sleep(GATHER_SECONDS)
         messages = self._read_slice(message_type, pending)
         if not messages and timeout > 0:
-            # What has come may not be read yet: then it is somebody's wake() that is waited for.
+            # What has come may not be read yet: then only wake() ends the wait.
             self._wait(timeout, for_data=not self.needs_confirmation)
             messages = self._read_slice(message_type, pending)
         self._flow.note(len(messages))
@@ -234,9 +234,11 @@ class ReplicationStream:
                     )
                 )
             except psycopg2.Error as error:
-                raise explain_error(error, self._settings) from error
+                raise explain_slot_error(error, self._settings) from error
             if not found.messages and self._connection.closed:
-                raise PostgresUnavailable(f"the connection to Postgres at {self._settings.address()} broke")
+                raise PostgresUnavailable(
+                    f"the connection to Postgres at {self._settings.connection.address()} broke"
+                )
         if found.messages:
             self._last_start = found.last_start
         self.needs_confirmation = found.needs_confirmation
@@ -245,7 +247,7 @@ class ReplicationStream:
 
     def _wait(self, timeout: float, *, for_data: bool) -> None:
         try:
-            # Not select(): that takes no descriptor above 1,023.
+            # Not select(), which takes no descriptor above 1,023.
             poll = select.poll()
             poll.register(self._wake_reader.fileno(), select.POLLIN)
             if for_data:
@@ -259,7 +261,7 @@ class ReplicationStream:
                     pass
 
     def check(self) -> None:
-        """That the connection is there, as far as is known without reading.
+        """Check that the connection has not failed, as far as is known without reading.
 
         Raises:
             PostgresUnavailable: the feedback could not be sent.
@@ -269,7 +271,7 @@ class ReplicationStream:
 
     def wake(self) -> None:
         """End a :meth:`read` that waits; callable from any thread or signal handler."""
-        # BlockingIOError: full, so it is being woken already. OSError: closed, so nobody waits.
+        # BlockingIOError: full, so it is being woken already. OSError: closed, so nothing waits.
         with suppress(OSError):
             self._wake_writer.send(b"\0")
 
@@ -306,7 +308,7 @@ class ReplicationStream:
                     write_lsn=position, flush_lsn=position, apply_lsn=position, force=True
                 )
             except psycopg2.Error as error:
-                raise explain_error(error, self._settings) from error
+                raise explain_slot_error(error, self._settings) from error
             self._explicit = position
         self._acknowledged_at = moment
 
@@ -323,7 +325,7 @@ class ReplicationStream:
                 try:
                     self._cursor.send_feedback(force=True)
                 except psycopg2.Error as error:
-                    self._failure = explain_error(error, self._settings)
+                    self._failure = explain_slot_error(error, self._settings)
                     return
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
-"""An ordinary connection beside the stream, which learns what the stream does not tell.
+"""An ordinary connection beside the stream, which learns what the stream does not say.
 
 **A shutdown.** Postgres ends ordinary sessions at once, and then waits for each walsender until its receiver has
-confirmed everything (manual, section 54.4): for ever, while the broker is away or a handler is slow, because
-feedback goes on. When this connection is ended and no other can be made, the stream is given up.
+confirmed everything (manual, section 54.4). While the broker is down or a handler is slow it would wait for ever,
+because feedback goes on. When this connection ends and no other can be made, the stream is given up.
 
-**A publication that is gone.** From Postgres 18 on the walsender passes over its changes without an error.
+**A publication that is gone.** From Postgres 18 on, the walsender skips its changes without an error.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.errors import PostgresUnavailable, PublicationMissing, WalExError
 from walex_celery.postgres.connection import connect
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import SlotSettings
 
 logger = logging.getLogger("walex_celery.postgres.watch")
 
 #: Seconds between looks at the publications.
 LOOK_SECONDS: Final = 10.0
-#: Seconds after which a connection that could not be made is tried once more: all may have been taken just then.
+#: Seconds after which a failed connection is tried once more: all connections may have been taken at that moment.
 AGAIN_SECONDS: Final = 1.0
 
 
 class StreamGuard(threading.Thread):
-    """Looks after a stream until :meth:`stop`.
+    """Watches over a stream until :meth:`stop`.
 
     Args:
         settings: of the stream.
         give_up: called with the reason why the stream must end.
     """
 
-    def __init__(self, settings: WalExSettings, give_up: Callable[[WalExError], None]) -> None:
+    def __init__(self, settings: SlotSettings, give_up: Callable[[WalExError], None]) -> None:
         super().__init__(name="walex-watch", daemon=True)
         self._settings = settings
         self._give_up = give_up
@@ -49,7 +49,7 @@ class StreamGuard(threading.Thread):
         self._publications: dict[str, int] | None = None
 
     def run(self) -> None:
-        """Watch, on one connection after the other."""
+        """Watch, on one connection after another."""
         try:
             while not self._stopping.is_set():
                 connection = self._connect()
@@ -67,22 +67,22 @@ class StreamGuard(threading.Thread):
 
     def _connect(self) -> Connection | None:
         try:
-            return connect(self._settings)
+            return connect(self._settings.connection)
         except WalExError:
             self._stopping.wait(AGAIN_SECONDS)
         try:
-            return None if self._stopping.is_set() else connect(self._settings)
+            return None if self._stopping.is_set() else connect(self._settings.connection)
         except PostgresUnavailable as error:
             raise PostgresUnavailable(
-                f"Postgres takes no more connections ({error}): the stream ends, so as not to keep it from a shutdown"
+                f"Postgres takes no more connections ({error}): the stream ends, so that it does not block a shutdown"
             ) from error
         except WalExError:
-            # It is there, and says no, perhaps to a password that was changed: the stream may go on nevertheless.
+            # Postgres is up and refuses, perhaps because a password was changed: the stream may go on.
             self._stopping.wait(LOOK_SECONDS)
             return None
 
     def _watch(self, connection: Connection) -> None:
-        """Until the connection ends."""
+        """Watch until the connection ends."""
         poll = select.poll()
         poll.register(connection.fileno(), select.POLLIN)
         poll.register(self._waker.fileno(), select.POLLIN)
@@ -93,11 +93,11 @@ class StreamGuard(threading.Thread):
                 return
             ready = poll.poll(LOOK_SECONDS * 1000)
             if any(descriptor == connection.fileno() for descriptor, _ in ready):
-                # The server has something to say that was not asked: that it ends the session.
+                # The server sent something unasked: it ends the session.
                 return
 
     def _look(self, connection: Connection) -> None:
-        names = list(self._settings.publication)
+        names = list(self._settings.publications)
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pubname, oid::bigint FROM pg_publication WHERE pubname = ANY(%s::name[])", (names,)
@@ -107,19 +107,19 @@ class StreamGuard(threading.Thread):
         if missing:
             raise PublicationMissing(
                 f"publication {', '.join(map(repr, missing))} was dropped while this producer ran: what is committed "
-                "until it is made again is no event\n  mend: make it again (celery -A ... walex setup), start the "
-                "producer anew, and backfill what came between"
+                "until it is made again makes no events\n  fix: make it again (celery -A ... walex setup), start the "
+                "producer again, and backfill what came between"
             )
         before, self._publications = self._publications or found, found
         for name in names:
             if found[name] != before[name]:
                 logger.warning(
-                    "publication %s was dropped and made again: what was committed in between is no event",
+                    "publication %s was dropped and made again: what was committed in between makes no events",
                     name,
                 )
 
     def stop(self) -> None:
-        """End; a connection that is just being made is not waited for."""
+        """Stop; a connection that is being made at the moment is not waited for."""
         self._stopping.set()
         with suppress(OSError):
             self._wakened.send(b"\0")

@@ -19,7 +19,7 @@ _SWITCH = re.compile(r"^\s*(\d+)\s+([0-9A-Fa-f]+/[0-9A-Fa-f]+)", re.M)
 
 
 class Switch(NamedTuple):
-    """The records of *timeline* that begin before *lsn* are part of the history; what follows is of a later one."""
+    """The records of *timeline* that begin before *lsn* are part of the history; later ones are of a later timeline."""
 
     timeline: int
     lsn: Lsn
@@ -67,7 +67,7 @@ def parse_history(timeline: int, text: str) -> Timelines:
 
 
 class Cluster(NamedTuple):
-    """Which cluster a connection reaches: its system identifier, and how its history went."""
+    """Which cluster a connection reaches: its system identifier, and its history."""
 
     system_identifier: int
     timelines: Timelines = Timelines()

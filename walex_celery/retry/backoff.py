@@ -19,12 +19,12 @@ LONGEST_SECONDS: Final = 30.0
 
 
 class Backoff:
-    """Waits of 0.5 s, 1 s, 2 s ... 30 s, each shortened by up to a quarter at random.
+    """Waits 0.5 s, 1 s, 2 s ... 30 s between tries, each shortened by up to a quarter at random.
 
     Args:
-        give_up_seconds: how long after the first failure in a row :meth:`wait` raises instead; ``None`` for never.
-        first: another wait to begin with, in seconds.
-        longest: another longest wait.
+        give_up_seconds: after this long of failures in a row :meth:`wait` raises instead; ``None`` for never.
+        first: the first wait, in seconds.
+        longest: the longest wait, in seconds.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Backoff:
         self._since: float | None = None
 
     def reset(self) -> None:
-        """What failed has worked: begin with short waits again."""
+        """It worked: start over with short waits."""
         self._next = min(self._first, self._longest)
         self._since = None
 
     def next_delay(self) -> float:
-        """Seconds to wait now; the next ones are more."""
-        # Not random for secrecy: so that many producers don't come back in step.
+        """Seconds to wait now; the next wait is longer."""
+        # Jitter keeps many producers from reconnecting in step.
         delay = self._next * random.uniform(0.75, 1.0)
         self._next = min(self._next * 2, self._longest)
         return delay
@@ -56,7 +56,7 @@ class Backoff:
         level: int = logging.WARNING,
         fields: Mapping[str, object] = MappingProxyType({}),
     ) -> None:
-        """Say what failed, with *fields* in the log, and wait; returns early when *stopping* is set.
+        """Log the failure, with *fields*, and wait; returns early when *stopping* is set.
 
         Raises:
             WalExError: *error* itself, after ``give_up_seconds`` of failures.

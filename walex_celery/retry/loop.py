@@ -1,4 +1,4 @@
-"""Doing a thing until it is stopped: servers that are away, and a slot that is in use, are waited for."""
+"""Runs a step until it is stopped, and waits out unreachable servers and a slot in use."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from walex_celery.errors import MendableError, RetryableError, SlotInUse
+from walex_celery.errors import RecoverableSetupError, RetryableError, SlotInUse
 from walex_celery.retry.backoff import Backoff
 from walex_celery.telemetry.activity import Activity, Doing
 
 logger = logging.getLogger("walex_celery.retrying")
 
-#: Seconds between looks at a slot that another producer uses.
+#: Seconds between checks of a slot that another producer uses.
 STANDBY_SECONDS: Final = 1.0
-#: Seconds for which a slot may be in use when a producer starts: the one before, which was stopped or killed a moment
-#: ago, has a backend that takes a moment to notice.
+#: Seconds for which a slot may be in use when a producer starts: if its predecessor was killed just now, the backend
+#: needs a moment to notice.
 HANDOVER_SECONDS: Final = 3.0
 _HANDOVER_LOOK_SECONDS: Final = 0.1
 
@@ -26,11 +26,11 @@ class Retrying:
     """Calls a step again and again until *stopping* is set.
 
     Args:
-        stopping: ends it.
+        stopping: ends :meth:`run`.
         give_up_seconds: see :class:`~walex_celery.retry.backoff.Backoff`.
         standby: wait for a slot that is in use, instead of raising SlotInUse.
-        activity: where to tell of waits.
-        handover_seconds: for which a slot may be in use at the start.
+        activity: where waits are reported.
+        handover_seconds: how long a slot may be in use at the start.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Retrying:
         return self._ever
 
     def succeeded(self) -> None:
-        """What the step is to reach has been reached: failures from now on are new ones."""
+        """The step reached its goal: later failures count from zero."""
         self._ever = True
         self._backoff.reset()
 
@@ -64,10 +64,10 @@ class Retrying:
 
         Raises:
             RetryableError: it failed for *give_up_seconds*.
-            MendableError: likewise; at once before :meth:`succeeded` was ever called.
-            SlotInUse: without *standby*, for *handover_seconds* at the start.
+            RecoverableSetupError: likewise; immediately if :meth:`succeeded` was never called.
+            SlotInUse: without *standby*, the slot was in use for *handover_seconds* at the start.
         """
-        told = False
+        logged = False
         give_up_at: float | None = None  # on a slot that is in use
         while not self._stopping.is_set():
             try:
@@ -75,9 +75,9 @@ class Retrying:
             except SlotInUse as error:
                 if self._standby:
                     self._activity.begin(Doing.STANDING_BY)
-                    if not told:
+                    if not logged:
                         logger.info("standing by: %s", error, extra=dict(error.fields))
-                        told = True
+                        logged = True
                     self._stopping.wait(STANDBY_SECONDS)
                 elif not self._ever:
                     now = time.monotonic()
@@ -86,12 +86,12 @@ class Retrying:
                         raise
                     self._stopping.wait(_HANDOVER_LOOK_SECONDS)
                 else:
-                    # Our own connection broke: the slot stays in use until the server notices.
+                    # Our own connection broke, and the slot stays in use until the server notices.
                     self._activity.begin(Doing.RETRYING)
                     self._backoff.wait(error, self._stopping)
-            except (RetryableError, MendableError) as error:
-                if isinstance(error, MendableError) and not self._ever:
+            except (RetryableError, RecoverableSetupError) as error:
+                if isinstance(error, RecoverableSetupError) and not self._ever:
                     raise
-                told = False
+                logged = False
                 self._activity.begin(Doing.RETRYING)
                 self._backoff.wait(error, self._stopping)

@@ -1,6 +1,6 @@
 """One host or several, as libpq has them: ``a,b`` with the ports ``5432`` or ``5432,5433``.
 
-Of several, libpq takes the first that may be connected to and is what ``target_session_attrs`` asks for
+With several, libpq takes the first that accepts the connection and is what ``target_session_attrs`` asks for
 (manual, section 32.1.1.3 "Specifying Multiple Hosts").
 """
 
@@ -56,7 +56,7 @@ def hosts_of(hostname: str, port: int | str) -> list[tuple[str, str]]:
 def split_hosts(netloc: str) -> tuple[str | None, str | None]:
     """Hosts and ports of a URL's ``user:password@a:5432,b:5433``, as they were written.
 
-    Not urlsplit's: that knows one host only, and has it in lower case, which the folder of a socket does not bear.
+    Not by urlsplit, which knows one host only and lowers its case: a socket's folder would be another one.
 
     >>> split_hosts("shop:secret@a:5433,b")
     ('a,b', '5433,5432')

@@ -1,4 +1,4 @@
-"""Text without secrets, where it comes from users' code and from libraries: exceptions and their tracebacks."""
+"""Secrets taken out of text from users' code and from libraries: exceptions and their tracebacks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from kombu.utils.url import parse_url
 from walex_celery.settings.model import WalExSettings
 
 _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url", "result_backend")
-#: RabbitMQ's own default password is no secret, and a word.
+#: RabbitMQ's default password is no secret, and a word that any text may have.
 _KNOWN_TO_ALL: Final = frozenset({"guest"})
 
 
@@ -29,7 +29,7 @@ def _of_celery(app: Celery) -> Iterator[str]:
         value: Any = app.conf.get(name)
         urls = value if isinstance(value, list | tuple) else str(value or "").split(";")
         for url in urls:
-            with suppress(Exception):  # whatever it is, it is no url with a password
+            with suppress(Exception):  # not a url, so it has no password
                 password = parse_url(str(url)).get("password")
                 if password:
                     yield str(password)

@@ -1,22 +1,30 @@
 """Message middleware: a user's callable between the stream and the processing, as in WalEx.
 
-``message_middleware(message, app_name)`` gets each :class:`~walex_celery.postgres.stream.StreamMessage`, in
-order, and hands it on, now or later, from any thread, with :func:`process_message_sync` or
-:func:`process_message_async`. A position is acknowledged to Postgres when its messages have come through
-processing; or at once, when the middleware returns :data:`STORED`: it then answers for them itself.
+``message_middleware(message, app_name)`` gets each :class:`~walex_celery.StreamMessage`, in order, and hands it on, now
+or later, from any thread, with :func:`process_message_sync` or :func:`process_message_async`. A position is
+acknowledged to Postgres when its messages have come through processing; or at once, when the middleware returns
+:data:`STORED`: it is then responsible for them itself.
 """
 
 from __future__ import annotations
 
 import enum
 import threading
-from collections import deque
-from typing import Final, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, Final, Protocol
 
 from walex_celery.errors import MiddlewareError
-from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.opening import Read
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.stream import StreamMessage
+from walex_celery.postgres.timeline import Cluster
+from walex_celery.sources.inbox import Inbox
+from walex_celery.sources.ledger import Ledger
+from walex_celery.sources.protocol import Pipe, Slice
+from walex_celery.sources.slot import SlotSource, SlotStream
+from walex_celery.telemetry.activity import Activity, Doing
 
 
 class _Stored(enum.Enum):
@@ -28,7 +36,7 @@ STORED: Final = _Stored.STORED
 
 
 class Processor(Protocol):
-    """A running producer, as seen by these functions."""
+    """What takes the messages that a middleware hands on."""
 
     def process_async(self, message: StreamMessage) -> None:
         """Queue *message* for processing."""
@@ -37,41 +45,57 @@ class Processor(Protocol):
         """Process *message*, and return when that is done."""
 
 
-_processors: dict[str, Processor] = {}
+#: The producers that run in this process, by name; ``None`` for one without a middleware.
+_running: dict[str, Processor | None] = {}
 _lock = threading.Lock()
 
 
-def register(name: str, processor: Processor) -> None:
-    """Make a running producer known to the functions below."""
+def register(name: str, processor: Processor | None = None) -> None:
+    """Claim *name* for a producer of this process; what a middleware hands on to it goes to *processor*.
+
+    Raises:
+        MiddlewareError: another one has it.
+    """
     with _lock:
-        if name in _processors:
+        if name in _running:
             raise MiddlewareError(
-                f"a producer named {name!r} runs in this process already; give one another name="
+                f"a producer named {name!r} runs in this process already; give this one another name="
             )
-        _processors[name] = processor
+        _running[name] = processor
+
+
+def serve(name: str, processor: Processor) -> None:
+    """Have what is handed on to the producer *name* taken by *processor* from now on."""
+    with _lock:
+        _running[name] = processor
 
 
 def unregister(name: str) -> None:
-    """Forget a producer that has stopped."""
+    """Release the name of a producer that has stopped."""
     with _lock:
-        _processors.pop(name, None)
+        _running.pop(name, None)
 
 
 def _processor(app_name: str) -> Processor:
     try:
-        return _processors[app_name]
+        processor = _running[app_name]
     except KeyError:
-        running = ", ".join(map(repr, sorted(_processors))) or "none"
+        running = ", ".join(map(repr, sorted(_running))) or "none"
         raise MiddlewareError(
             f"no producer named {app_name!r} runs in this process (running: {running})"
         ) from None
+    if processor is None:
+        raise MiddlewareError(
+            f"the producer {app_name!r} has no message_middleware of this process, so nothing can be handed on to it"
+        )
+    return processor
 
 
 def process_message_async(message: StreamMessage, app_name: str) -> None:
     """Queue *message* for processing and return; waits while too much is queued, if called from another thread.
 
     Raises:
-        MiddlewareError: no producer of that name runs in this process.
+        MiddlewareError: no producer of that name, with a middleware, runs in this process.
     """
     _processor(app_name).process_async(message)
 
@@ -80,124 +104,178 @@ def process_message_sync(message: StreamMessage, app_name: str) -> None:
     """Process *message* and return when it is done: for a Commit, when handlers ran and the broker confirmed.
 
     Raises:
-        MiddlewareError: no producer of that name runs in this process, or it stopped meanwhile.
+        MiddlewareError: no producer of that name, with a middleware, runs in this process; or it stopped meanwhile.
     """
     _processor(app_name).process_sync(message)
 
 
-class _Processed(NamedTuple):
-    end_lsn: int
-    messages: int | None
+class MiddlewareStream:
+    """One connection to the slot, read through the middleware.
 
-
-class Ledger:
-    """Which transactions a middleware was given, and which of those are done.
-
-    Nothing is acknowledged past a transaction that is not done, and a middleware that loses or reorders
-    messages is found out rather than believed. A ledger outlives a connection: what Postgres sends again after
-    a reconnect is the same transactions, while the middleware may still hold their first copies. Either will do.
+    See :class:`~walex_celery.sources.protocol.ChangeStream`.
     """
 
-    def __init__(self) -> None:
-        #: Everything up to here may be acknowledged.
-        self.safe_lsn = Lsn(0)
-        # How many messages each transaction that is not done has, by its end, in order. A second copy may have
-        # another number: Postgres describes a table once a connection.
-        self._handed: dict[int, set[int | None]] = {}
-        self._last = 0
-        self._processed: deque[_Processed] = deque()
-        self._stored: set[int] = set()
-        self._handed_messages: int | None = 0
-        # Of a transaction whose Begin came through before this ledger was made only the end is known.
-        self._processed_messages: int | None = None
+    scope: Final = None
+    is_restartable: Final = True
+
+    def __init__(self, stream: SlotStream, ledger: Ledger, source: MiddlewareSource) -> None:
+        self._stream = stream
+        self._ledger = ledger
+        self._source = source
 
     @property
-    def outstanding(self) -> bool:
-        """Whether a whole transaction was handed over, on this connection, that is not done."""
-        return next(iter(self._handed), self._last + 1) <= self._last
+    def cluster(self) -> Cluster:
+        """What the changes are of."""
+        return self._stream.cluster
 
-    def reconnect(self) -> None:
-        """Note that Postgres will send what is not done again."""
-        self._last = 0
+    @property
+    def server(self) -> Server:
+        """What the slot is streamed from."""
+        return self._stream.server
 
-    def hand(self, message: StreamMessage) -> None:
-        """Note that the middleware is about to get *message*."""
-        self._handed_messages = _count(self._handed_messages, message)
-        end_lsn = completed_lsn(message)
-        if end_lsn is not None:
-            self._last = end_lsn
-            if end_lsn > self.safe_lsn:
-                self._handed.setdefault(end_lsn, {None}).add(self._handed_messages)
-            self._handed_messages = 0
+    @property
+    def created(self) -> bool:
+        """Whether the slot was made by :meth:`start`."""
+        return self._stream.created
 
-    def store(self, message: StreamMessage) -> None:
-        """Note that the middleware answers for *message* itself."""
-        end_lsn = completed_lsn(message)
-        if end_lsn is not None:
-            self._stored.add(end_lsn)
-            self._advance()
+    @property
+    def acknowledged_lsn(self) -> Lsn:
+        """What Postgres may forget."""
+        return self._stream.acknowledged_lsn
 
-    def process(self, message: StreamMessage) -> None:
-        """Note that *message* came through processing (not yet confirmed by the broker)."""
-        self._processed_messages = _count(self._processed_messages, message)
-        end_lsn = completed_lsn(message)
-        if end_lsn is not None:
-            self._processed.append(_Processed(end_lsn, self._processed_messages))
-            self._processed_messages = 0
+    def start(self, done: Lsn) -> None:
+        """Stream from the slot's own position: what the middleware still holds of the rest may never come through."""
+        self._stream.start(Lsn(0))
 
-    def confirm(self, end_lsn: int) -> None:
-        """All that came through processing up to *end_lsn* is confirmed.
+    def begin(self, pipe: Pipe) -> None:
+        """From now on what the middleware hands on goes into *pipe*."""
+        self._source.lead_into(pipe)
+        self._stream.begin(pipe)
+
+    def read(self, *, pending: bool, idle: bool, timeout: float, to_boundary: bool) -> Slice:
+        """Read a slice and give it to the middleware; process what that handed on."""
+        ledger = self._ledger
+        messages = self._stream.read_messages(
+            pending=ledger.outstanding,
+            idle=idle and not ledger.outstanding and not ledger.in_transaction,
+            timeout=timeout,
+            to_boundary=to_boundary,
+        )
+        handed_on = self._source.hand(messages)
+        return Slice([], len(messages), bool(messages) or handed_on, self._stream.needs_confirmation)
+
+    def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
+        """Acknowledge what was handed over before, and is done, up to *lsn*.
 
         Raises:
-            MiddlewareError: something before it has not come through, or not whole.
+            MiddlewareError: the middleware lost or reordered messages.
         """
-        while self._processed and self._processed[0].end_lsn <= end_lsn:
-            done = self._processed.popleft()
-            if done.end_lsn <= self.safe_lsn or done.end_lsn in self._stored:
-                continue  # a second copy, or stored and acknowledged earlier
-            expected, messages = next(iter(self._handed.items()), (0, {None}))
-            if done.end_lsn < expected or not expected:
-                continue  # stored by another process
-            if done.end_lsn > expected or done.messages not in messages:
-                numbers = " or ".join(str(number) for number in messages if number is not None)
-                raise MiddlewareError(
-                    f"message_middleware lost or reordered messages: of the transaction ending at "
-                    f"{Lsn(expected)}, {numbers} messages were handed to it, and what came "
-                    f"through processing is {done.messages or 'some'} messages ending at {Lsn(done.end_lsn)}. "
-                    "Hand each message on once, in order, or return STORED for it. Nothing after it is acknowledged"
-                )
-            del self._handed[expected]
-            self.safe_lsn = Lsn(expected)
-            self._advance()
+        self._ledger.confirm(lsn)
+        self._stream.acknowledge(self._ledger.safe_lsn, now=now)
 
-    def _advance(self) -> None:
-        for end_lsn in list(self._handed):
-            if end_lsn not in self._stored:
-                break
-            del self._handed[end_lsn]
-            self._stored.discard(end_lsn)
-            self.safe_lsn = Lsn(end_lsn)
+    def close(self) -> None:
+        """End the connection."""
+        self._stream.close()
 
 
-def _count(before: int | None, message: StreamMessage) -> int | None:
-    """Messages of a transaction so far. A stream that broke in the middle of one begins it anew."""
-    if message.payload[:1] == b"B":
-        return 1
-    return None if before is None else before + 1
+class MiddlewareSource:
+    """The slot, through a user's callable; see :class:`~walex_celery.sources.protocol.ChangeSource`.
 
-
-def completed_lsn(message: StreamMessage) -> int | None:
-    """The position that is reached with *message*, if it completes a transaction or stands outside of one.
-
-    Raises:
-        DecodeError: for bytes that are no such message.
+    Args:
+        name: of the producer.
+        middleware: gives the callable in force.
+        activity: of the producer's thread, in which the callable runs, and in which this is made.
+        streaming: set while the slot is being streamed.
+        stopping: set when the producer is to stop.
     """
-    payload = message.payload
-    if payload[:1] == b"C":
-        pgoutput.check_end(payload, 26, "Commit")
-        return int.from_bytes(payload[10:18], "big")
-    if payload[:1] == b"M" and payload[1:2] != b"\x01":
-        decoded = pgoutput.decode(payload)
-        assert isinstance(decoded, pgoutput.LogicalMessage)
-        return None if decoded.transactional else decoded.lsn
-    return None
+
+    activity: Final = None
+
+    def __init__(
+        self,
+        name: str,
+        middleware: Callable[[], Callable[..., Any]],
+        *,
+        activity: Activity,
+        streaming: threading.Event,
+        stopping: threading.Event,
+    ) -> None:
+        self._name = name
+        self._middleware = middleware
+        self._activity = activity
+        self._stopping = stopping
+        self._slot = SlotSource(activity, streaming)
+        self._inbox = Inbox(self._slot.wake)
+        self._cluster: Cluster | None = None
+        # The ledger outlives a connection, as the middleware's own queue does.
+        self._ledger: Ledger | None = None
+        self._pipe: Pipe | None = None
+        serve(name, self)
+
+    @property
+    def handover_seconds(self) -> float:
+        """As for the slot alone."""
+        return self._slot.handover_seconds
+
+    def open(self, settings: SlotSettings, read: Read, done: Lsn) -> MiddlewareStream:
+        """Connect; nothing is streamed yet."""
+        stream = self._slot.open(settings, read, done)
+        if self._ledger is None or not settings.durable or stream.cluster != self._cluster:
+            self._ledger = Ledger()
+        else:
+            self._ledger.reconnect()
+        self._cluster = stream.cluster
+        return MiddlewareStream(stream, self._ledger, self)
+
+    def lead_into(self, pipe: Pipe) -> None:
+        """Process what the middleware hands on by *pipe* from now on."""
+        self._pipe = pipe
+
+    def hand(self, messages: list[StreamMessage]) -> bool:
+        """Give *messages* to the middleware, and process what it hands on; whether that was anything."""
+        ledger = self._ledger
+        assert ledger is not None
+        handed_on = False
+        for message in messages:
+            ledger.hand(message)
+            with self._activity.during(Doing.MIDDLEWARE):
+                stored = self._middleware()(message, self._name) is STORED
+            if stored:
+                ledger.store(message)
+            handed_on |= self._drain()
+            if self._stopping.is_set():
+                break
+        return self._drain() or handed_on
+
+    def _drain(self) -> bool:
+        assert self._pipe is not None
+        return self._inbox.drain(self._process, self._pipe.settle)
+
+    def _process(self, message: StreamMessage) -> None:
+        assert self._pipe is not None
+        assert self._ledger is not None
+        self._pipe.process(message.payload)
+        self._ledger.process(message)
+
+    def process_async(self, message: StreamMessage) -> None:
+        """Queue a message that the middleware hands on."""
+        self._inbox.put(message)
+
+    def process_sync(self, message: StreamMessage) -> None:
+        """Process a message that the middleware hands on, and return when that is done."""
+        ticket = self._inbox.put(message, awaited=True)
+        if self._inbox.is_own_thread:
+            self._drain()
+        else:
+            self._inbox.wait(ticket)
+
+    def wake(self) -> None:
+        """End a read that waits."""
+        self._slot.wake()
+
+    def stored(self) -> None:
+        """Nothing is kept on the disk by us."""
+
+    def close(self) -> None:
+        """Take nothing any more, and release who waits."""
+        self._inbox.close()

@@ -1,1 +1,1 @@
-"""What the pipeline reports of itself."""
+"""What the pipeline reports about itself."""

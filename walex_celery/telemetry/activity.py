@@ -1,6 +1,7 @@
 """What the producer's thread is doing, and since when: for health checks, ``walex status`` and metrics.
 
-Written by the producer's thread, read by any. Only what can take long is told of: the loop's turns, handlers, waits.
+Written by the producer's thread, read by any thread. Covers only what can take long: iterations of the loop, handlers,
+waits.
 """
 
 from __future__ import annotations
@@ -13,27 +14,27 @@ from typing import NamedTuple
 
 
 class Doing(enum.Enum):
-    """What a producer can be at."""
+    """What a producer can be doing."""
 
     STARTING = "starting"
     CONNECTING = "connecting"
     CREATING_SLOT = "creating the slot"
-    """Postgres waits for the end of every transaction that is open: it may take as long as the longest of them."""
+    """Postgres waits for all open transactions to end, so it takes as long as the longest of them."""
     STANDING_BY = "standing by"
     STREAMING = "streaming"
-    """Reads, decodes and dispatches; or waits for something to read."""
+    """Reads, decodes and dispatches, or waits for data."""
     HANDLER = "in a handler"
-    """A batch handler runs: user code, which may take as long as it takes."""
+    """A batch handler runs: user code, with no time limit."""
     MIDDLEWARE = "in the message middleware"
-    """As a handler."""
+    """Likewise."""
     BROKER = "delivering"
-    """Writes to the broker, or waits for its confirmation."""
-    BROKER_AWAY = "waiting for the broker"
-    """A delivery failed, and is tried again until it works."""
+    """Writes to the broker, or waits for confirmation."""
+    BROKER_DOWN = "waiting for the broker"
+    """A delivery failed, and is retried until it works."""
     PAUSED = "paused"
-    """By ``walex control pause``: the slot is held, nothing is read until ``resume``."""
+    """By ``walex control pause``: the slot stays in use, but nothing is read until ``resume``."""
     RETRYING = "trying again"
-    """Postgres is away, or the slot is still in use; waits before the next try."""
+    """Postgres is unreachable, or the slot is still in use; waits before the next try."""
     ENDED = "ended"
 
 
@@ -42,8 +43,8 @@ class Moment(NamedTuple):
 
     Attributes:
         doing: what.
-        detail: of what, such as the handler's name, or empty.
-        seconds: how long ago it was begun, or last shown to be alive.
+        detail: such as the handler's name, or empty.
+        seconds: since it began, or last showed to be alive.
     """
 
     doing: Doing
@@ -57,18 +58,18 @@ class Activity:
     __slots__ = ("_now",)
 
     def __init__(self) -> None:
-        # One tuple, put in place at once: a reader in another thread never sees half of a change.
+        # One tuple, replaced atomically: readers in other threads never see half a change.
         self._now = (Doing.STARTING, "", time.monotonic())
 
     def begin(self, doing: Doing, detail: str = "") -> tuple[Doing, str]:
-        """Say what is done from now on; saying it again shows that it goes on. Returns what was done before."""
+        """Start an activity; starting it again shows that it is alive. Returns the one before."""
         before = self._now
         self._now = (doing, detail, time.monotonic())
         return before[:2]
 
     @contextmanager
     def during(self, doing: Doing, detail: str = "") -> Iterator[None]:
-        """Say what is done inside; what was done before goes on afterwards."""
+        """An activity for the duration of a ``with``; afterwards the one before continues."""
         before = self.begin(doing, detail)
         try:
             yield
@@ -77,6 +78,6 @@ class Activity:
 
     @property
     def now(self) -> Moment:
-        """What is being done; callable from any thread."""
+        """The current activity; callable from any thread."""
         doing, detail, since = self._now
         return Moment(doing, detail, max(0.0, time.monotonic() - since))

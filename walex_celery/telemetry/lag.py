@@ -1,7 +1,7 @@
-"""How far a producer is behind, and how fast it goes: measured beside it, so that it is told while a handler runs.
+"""How far behind a producer is, and how fast it works, measured by a thread of its own.
 
-The measuring thread has a connection of its own: psycopg2's must not be used by two threads at once, and the
-producer's thread may be in a handler, or waiting for the broker, just when the lag matters most.
+The producer's thread may be in a handler, or waiting for the broker, just when the lag matters most. The measuring
+thread has its own connection, because psycopg2's must not be used by two threads at once.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import Final, NamedTuple
 from walex_celery.errors import WalExError
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.telemetry.report import LagStatus
 from walex_celery.telemetry.statistics import Statistics
 
 logger = logging.getLogger("walex_celery.lag")
 
-#: Seconds between two looks, at most.
+#: The longest interval between two measurements, in seconds.
 MEASURE_SECONDS: Final = 2.0
-#: A lag of this size is a backlog, whose end is worth foretelling; below a sixteenth of it, it is over.
+#: A lag of this size is a backlog, whose end is worth estimating; below a sixteenth of it, the backlog is over.
 BACKLOG_BYTES: Final = 16 * 1024 * 1024
-#: Seconds over which rates are told.
+#: Seconds over which rates are averaged.
 RATE_SECONDS: Final = 10.0
-#: Seconds that the WAL has to be unacknowledged for that to be called a lag: it comes and goes in steps.
+#: WAL counts as lag once it is unacknowledged for this many seconds: acknowledgements come in steps.
 _NOTICEABLE_SECONDS: Final = 5.0
 _MAX_MARKS: Final = 512
 
@@ -42,7 +42,7 @@ class _Mark(NamedTuple):
 
 
 class Backlog:
-    """What is left to do, from positions seen one after the other."""
+    """Computes the lag from positions measured one after another."""
 
     def __init__(self) -> None:
         self._marks: deque[_Mark] = deque()
@@ -55,8 +55,8 @@ class Backlog:
         Args:
             at: now.
             wal_lsn: how far Postgres has written.
-            acknowledged: up to where it may forget.
-            newest_seconds: the age of the transaction being worked on, if one is.
+            acknowledged: the acknowledged position.
+            newest_seconds: the age of the current transaction, if any.
         """
         lag = max(0, wal_lsn - acknowledged)
         marks = self._marks
@@ -65,7 +65,7 @@ class Backlog:
         if wal_lsn > acknowledged and (not marks or marks[-1].wal_lsn < wal_lsn):
             marks.append(_Mark(at, wal_lsn))
             if len(marks) > _MAX_MARKS:
-                # Of a lag of hours nobody needs the seconds.
+                # A lag of hours needs no precision of seconds.
                 self._marks = deque(mark for number, mark in enumerate(marks) if number % 2 == 0)
         unacknowledged = at - self._marks[0].at if self._marks else 0.0
         seconds = max(newest_seconds or 0.0, unacknowledged if unacknowledged >= _NOTICEABLE_SECONDS else 0.0)
@@ -96,16 +96,16 @@ class Meter(threading.Thread):
     """Measures lag and rates every few seconds until :meth:`close`.
 
     Args:
-        settings: gives the ones in force; asked for each connection.
-        acknowledged: gives what Postgres may forget, or ``None`` while nothing is streamed.
-        newest: gives the commit time of the transaction being worked on, if one is.
-        statistics: whose counts make the rates.
-        interval_seconds: between two looks.
+        settings: returns the current ones; called for each connection.
+        acknowledged: returns the acknowledged position, or ``None`` while not streaming.
+        newest: returns the commit time of the current transaction, if any.
+        statistics: the counts that rates are computed from.
+        interval_seconds: between two measurements.
     """
 
     def __init__(
         self,
-        settings: Callable[[], WalExSettings],
+        settings: Callable[[], SlotSettings],
         acknowledged: Callable[[], Lsn | None],
         newest: Callable[[], datetime | None],
         statistics: Statistics,
@@ -122,7 +122,7 @@ class Meter(threading.Thread):
         self._backlog = Backlog()
         self._counted: deque[tuple[float, int, int, int]] = deque()
         self._catalog: Catalog | None = None
-        self._settings: WalExSettings | None = None
+        self._settings: SlotSettings | None = None
         #: As last measured.
         self.lag = LagStatus()
         self.rates = Rates()
@@ -141,11 +141,11 @@ class Meter(threading.Thread):
         self._disconnect()
 
     def look(self) -> None:
-        """Measure soon: streaming has begun."""
+        """Measure soon, because streaming has begun."""
         self._look.set()
 
     def close(self) -> None:
-        """End; a look that hangs in a connection ends by itself, and is not waited for long."""
+        """Stop. Waits only briefly: a measurement that hangs in a connection ends by itself."""
         self._closing.set()
         self._look.set()
         if self.is_alive():
@@ -153,16 +153,16 @@ class Meter(threading.Thread):
 
     def _measure(self, acknowledged: Lsn) -> LagStatus:
         settings = self._current()
-        if settings is not self._settings:
+        if settings != self._settings:
             self._disconnect()
             self._backlog = Backlog()
             self._settings = settings
         if self._catalog is None:
-            self._catalog = Catalog(settings)
+            self._catalog = Catalog(settings.connection)
         try:
             wal_lsn = self._catalog.wal_lsn()
         except WalExError:
-            logger.debug("the lag is not known", exc_info=True)
+            logger.debug("the lag is unknown", exc_info=True)
             return LagStatus(seconds=self._newest_seconds() or 0.0)
         return self._backlog.observe(time.monotonic(), wal_lsn, acknowledged, self._newest_seconds())
 

@@ -1,6 +1,6 @@
-"""Log lines as JSON, and what a line is about: ``lsn``, ``xid``, ``table`` ... as fields of their own.
+"""Log lines as JSON, with the subject of a line (``lsn``, ``xid``, ``table`` ...) in separate fields.
 
-Nothing here holds row data: a field names a change, it does not show it.
+Fields hold no row data: they name a change without showing it.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from walex_celery.filters import Table
 
 logger = logging.getLogger("walex_celery.logs")
 
-#: The batch handler that runs, by name, and its events: what it logs is about them.
+#: The name and the events of the running batch handler, for what it logs.
 in_hand: ContextVar[tuple[str, Sequence[Event]] | None] = ContextVar("walex_in_hand", default=None)
 
-# What every record has; anything else came by extra=.
+# Attributes of every record; any others came from extra=.
 _OWN: Final = frozenset(
     {*vars(logging.LogRecord("", 0, "", 0, "", None, None)), "message", "asctime", "taskName", "color"}
 )
 
 
 def fields_of(handler: str, events: Sequence[Event]) -> dict[str, object]:
-    """What lines about a batch are about: its handler, position, transaction, table, and number of events."""
+    """The fields of lines about a batch: handler, position, transaction, table, and number of events."""
     first = events[0]
     source = first.source
     return {
@@ -47,14 +47,14 @@ def fields_of(handler: str, events: Sequence[Event]) -> dict[str, object]:
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON: ``time``, ``level``, ``logger``, ``message``, then its fields.
 
-    An exception is two of them: ``exception``, its type, and ``traceback``. Lines logged while a batch handler
-    runs, by whomever, have the fields of its batch.
+    An exception has two: ``exception``, its type, and ``traceback``. All lines logged while a batch handler runs
+    have the fields of its batch.
     """
 
     def __init__(
         self, fmt: str | None = None, use_color: bool | None = None, datefmt: str | None = None
     ) -> None:
-        # The arguments that Celery gives to a formatter; there is no format to choose here.
+        # The arguments that Celery passes to a formatter; the format is fixed here.
         super().__init__()
 
     def format(self, record: logging.LogRecord) -> str:
@@ -83,32 +83,32 @@ def _encode(line: dict[str, Any]) -> str:
     try:
         return msgspec.json.encode(line, enc_hook=str).decode()
     except (TypeError, ValueError, UnicodeEncodeError):
-        # A key that is no text, or text that is no Unicode: what can't be JSON is told as Python tells it.
+        # A key that is not text, or text with lone surrogates: what can't be JSON becomes its repr.
         return msgspec.json.encode({name: ascii(value) for name, value in line.items()}).decode()
 
 
 def set_up_logging(app: Celery, *, loglevel: int, logfile: str | None, as_json: bool) -> None:
-    """Set logging up as Celery does for its own commands, by the application's settings and signals.
+    """Set up logging as Celery does for its own commands, by the application's settings and signals.
 
-    An application that sets logging up itself (the signal ``setup_logging``) keeps what it did.
+    If the application sets up logging itself (signal ``setup_logging``), its setup stays.
 
     Args:
-        app: whose ``worker_log_format``, ``worker_log_color`` and ``worker_hijack_root_logger`` count.
+        app: the application; uses ``worker_log_format``, ``worker_log_color`` and ``worker_hijack_root_logger``.
         loglevel: of the root logger.
         logfile: instead of standard error.
-        as_json: lines as JSON, instead of ``worker_log_format``.
+        as_json: JSON lines, instead of ``worker_log_format``.
     """
     if not as_json:
         app.log.setup(loglevel=loglevel, logfile=logfile, redirect_stdouts=False)
         return
     own: Any = app.log
-    # Celery has no setting for the class of the formatter, but hands this argument on to where handlers are made.
+    # Celery has no setting for the formatter's class, but passes this argument on to where handlers are made.
     receivers = own.setup_logging_subsystem(loglevel, logfile, colorize=False, formatter=JsonFormatter)
     for handler in logging.getLogger("celery.task").handlers:
         if isinstance(handler.formatter, TaskFormatter):
             handler.setFormatter(JsonFormatter())
     if receivers:
         logger.warning(
-            "--log-format json is left to the application: it sets logging up (signal setup_logging)"
+            "--log-format json is ignored: the application sets up logging itself (signal setup_logging)"
         )
     logging.captureWarnings(True)

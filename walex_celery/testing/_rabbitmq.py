@@ -1,4 +1,4 @@
-"""A real RabbitMQ broker, from the system's packages, beside any others."""
+"""A real RabbitMQ broker, from the system's packages, isolated from any others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SCRIPTS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/opt/rabbitmq/sbin")
 
 
 class _PortMapper(Server):
-    """Erlang's port mapper (epmd): tells rabbitmqctl on which port the node of a name listens."""
+    """Erlang's port mapper (epmd), by which rabbitmqctl finds the port of a node."""
 
     name: ClassVar[str] = "epmd"
     stop_signals: ClassVar[Mapping[StopMode, signal.Signals]] = {
@@ -32,17 +32,17 @@ class _PortMapper(Server):
         """Do nothing: it keeps no data."""
 
     def command(self) -> Sequence[str | Path]:
-        """Run it in the foreground, for this machine only."""
+        """Run it in the foreground, listening on this machine only."""
         return ["epmd", "-port", str(self.port), "-address", "127.0.0.1"]
 
     def ready(self) -> bool:
-        """Tell whether it takes connections."""
+        """Whether it accepts connections."""
         with socket.socket() as sock:
             return sock.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 class RabbitMQ(Server):
-    """A RabbitMQ node of its own: name, ports, folders, cookie and port mapper are nobody else's."""
+    """A RabbitMQ node with its own name, ports, folders, cookie and port mapper."""
 
     name: ClassVar[str] = "RabbitMQ"
     stop_signals: ClassVar[Mapping[StopMode, signal.Signals]] = {
@@ -66,7 +66,7 @@ class RabbitMQ(Server):
             "log.console": "true",
             "log.console.level": "info",
             "log.file": "false",
-            # The node shares its disk with everyone: an alarm about it would block publishers at random.
+            # The disk is shared with other processes: its alarm would block publishers at random.
             "disk_free_limit.absolute": "10MB",
             **(settings or {}),
         }
@@ -105,7 +105,7 @@ class RabbitMQ(Server):
         return [self._scripts / "rabbitmq-server"]
 
     def ready(self) -> bool:
-        """Tell whether the node has said that its start is complete (before that, it takes connections)."""
+        """Whether the node has logged that its start is complete (it accepts connections earlier)."""
         return self._starts() > self._starts_seen
 
     def _starts(self) -> int:
@@ -137,9 +137,9 @@ class RabbitMQ(Server):
         return self.url(name)
 
     def recycle_vhosts(self, urls: Sequence[str], count: int) -> list[str]:
-        """Delete the virtual hosts of ``urls`` with their connections, and create ``count`` others.
+        """Delete the virtual hosts of ``urls`` with their connections, and create ``count`` new ones.
 
-        One call of rabbitmqctl takes 0.4 s, whatever it does: this is for tests that each want their own.
+        For tests that each need their own: any call of rabbitmqctl takes 0.4 s, so one does it all.
         """
         names = [f"vhost_{secrets.token_hex(6)}" for _ in range(count)]
         self._change_vhosts(create=names, delete=[unquote(url.rsplit("/", 1)[1]) for url in urls])

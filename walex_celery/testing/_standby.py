@@ -28,7 +28,7 @@ class Standby(Postgres):
             "hot_standby": "on",
             "hot_standby_feedback": "on",
             "sync_replication_slots": "on",
-            # A promoted server does not wait for the old primary.
+            # So that a promoted server does not wait for the old primary.
             "synchronous_standby_names": "",
             "synchronized_standby_slots": "",
             "primary_slot_name": self.slot,
@@ -41,7 +41,7 @@ class Standby(Postgres):
         passfile = self._write(
             self.folder / "pgpass", f"{host}:{port}:*:{self.username}:{_escaped(self.password)}\n"
         )
-        # With the name of a database, which the synchronization of slots needs.
+        # With a database name, which slot synchronization needs.
         source = make_dsn(
             host=host,
             port=port,
@@ -62,7 +62,7 @@ class Standby(Postgres):
         self._configure({**self.settings, "primary_conninfo": source})
 
     def promote(self) -> None:
-        """Make it a primary, on a new timeline, and wait until it is."""
+        """Promote it, which starts a new timeline, and wait until it is a primary."""
         self._execute(sql.SQL("SELECT pg_promote(true, {})").format(sql.Literal(int(self.deadline_seconds))))
 
 

@@ -1,4 +1,4 @@
-"""What the servers ask of the operating system: ports, users, processes."""
+"""What the servers need from the operating system: ports, users, processes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PORTS = range(20_000, 32_000)
 
 
 class ServerUnavailable(WalExError):
-    """A test server is not installed, or did not start; the message has the mend or the server's own log."""
+    """A test server is not installed, or did not start; the message has the fix or the server's log."""
 
 
 def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nobody listens on, outside the ephemeral range."""
-    # Not the seeded generator of random: two test runs with one seed would meet at the same ports.
+    """Return a free TCP port of 127.0.0.1, outside the ephemeral range."""
+    # Not random's seeded generator: two test runs with the same seed would try the same ports.
     generator = random.SystemRandom()
     for _ in range(200):
         port = generator.choice(_PORTS)

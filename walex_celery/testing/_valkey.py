@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Valkey(Server):
-    """A Valkey server on 127.0.0.1 with an append-only file, fsynced at each write unless told otherwise.
+    """A Valkey server on 127.0.0.1 with an append-only file, fsynced at each write by default.
 
     ``settings`` are lines of ``valkey.conf``; ``password`` is asked of clients if given.
     """
@@ -61,7 +61,7 @@ class Valkey(Server):
         return [valkey_server(), self.folder / "valkey.conf"]
 
     def ready(self) -> bool:
-        """Tell whether it answers a ping (it says LOADING while it reads its file)."""
+        """Whether it answers a ping (it answers LOADING while it reads its file)."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as sock:
                 sock.sendall(b"PING\r\n")

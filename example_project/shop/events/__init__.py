@@ -1,1 +1,1 @@
-"""One module a table, found by its name."""
+"""One module per table, found by its name."""

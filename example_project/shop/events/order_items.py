@@ -10,7 +10,7 @@ from walex_celery import Event
 
 @walex.on_event("sales.order_items", functions=[forget_order_page])
 def count_items_sold(events: list[Event]) -> None:
-    """Keep how many of each product are sold: in commit order, each change once."""
+    """Count the sold items of each product: in commit order, each change once."""
     with transaction() as cursor:
         for event in not_seen(cursor, "count_items_sold", events):
             for product, quantity in _sold(event):
@@ -22,7 +22,7 @@ def count_items_sold(events: list[Event]) -> None:
 
 
 def _sold(event: Event) -> list[tuple[str, int]]:
-    """What an event changes: (product, by how many)."""
+    """The differences that an event makes: (product, quantity)."""
     item = event.new_record if event.new_record is not None else event.old_record
     assert item is not None
     if event.type == "insert":

@@ -15,7 +15,7 @@ QUIET = Filters(unwatched_fields=("updated_at",))
 
 @walex.on_event("sales.orders", QUIET, ["shop.tasks.forget_order_page"])
 def count_revenue(events: list[Event]) -> None:
-    """Keep the totals of each day: in commit order, each change once."""
+    """Maintain the totals of each day: in commit order, each change once."""
     with transaction() as cursor:
         for event in not_seen(cursor, "count_revenue", events):
             day, revenue, orders = _revenue(event)
@@ -27,7 +27,7 @@ def count_revenue(events: list[Event]) -> None:
 
 
 def _revenue(event: Event) -> tuple[date, Decimal, int]:
-    """What an event changes of its day's totals: money, and number of orders."""
+    """The difference that an event makes to its day's totals: revenue and number of orders."""
     order = event.new_record if event.new_record is not None else event.old_record
     assert order is not None
     day = order["placed_at"].astimezone(UTC).date()

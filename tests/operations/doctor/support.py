@@ -38,7 +38,7 @@ class Clinic:
 
     def read(self) -> None:
         """Read the slot, as a producer does."""
-        self._reader = connect_replication(self.application().settings)
+        self._reader = connect_replication(self.application().settings.connection_settings())
         self._reader.cursor().start_replication(
             slot_name=self.database.name,
             decode=False,
@@ -104,11 +104,11 @@ class Clinic:
         finally:
             context.close()
 
-    def mend(self, walex: WalEx | None = None) -> list[Finding]:
+    def fix(self, walex: WalEx | None = None) -> list[Finding]:
         """Run the SQL that the findings print, as long as there is any; gives what is left."""
         for _ in range(4):
             findings = self.examine(walex)
-            lines = [step.line for finding in findings for step in finding.mend if step.how == "sql"]
+            lines = [step.line for finding in findings for step in finding.fix if step.how == "sql"]
             if not lines:
                 break
             for line in dict.fromkeys(lines):

@@ -12,7 +12,7 @@ from celery import Celery
 from tests.operations.doctor.support import ids, only
 from tests.operations.support import application, ignore
 from tests.support import Database
-from tests.walex.support import working
+from tests.support.producers import working
 from walex_celery import WalEx
 from walex_celery.operations.doctor import Finding, examine, workers
 from walex_celery.operations.doctor import application as checks
@@ -78,7 +78,7 @@ def test_all_is_well(walex: WalEx) -> None:
 def test_no_worker_runs(walex: WalEx) -> None:
     findings = ask(walex)
     assert ids(findings) == {("workers_running", "error")}
-    assert findings[0].mend == (Step("shell", "celery -A shop worker"),)
+    assert findings[0].fix == (Step("shell", "celery -A shop worker"),)
 
 
 def test_no_worker_runs_of_another_queue(walex: WalEx) -> None:
@@ -87,7 +87,7 @@ def test_no_worker_runs_of_another_queue(walex: WalEx) -> None:
     def mail(event: Any) -> None: ...
 
     walex.app.conf.task_routes = {"shop.mail": {"queue": "mails"}}
-    assert only(ask(walex), "workers_running").mend == (
+    assert only(ask(walex), "workers_running").fix == (
         Step("shell", "celery -A shop worker -Q mails,shop -n mails@%h"),
     )
 
@@ -103,7 +103,7 @@ def test_a_queue_that_nobody_consumes(walex: WalEx) -> None:
         findings = [finding for finding in ask(walex) if finding.severity != "ok"]
     assert ids(findings) == {("queues_consumed", "error")}
     assert "no worker consumes queue 'shop', which shop.welcome goes to" in findings[0].sentence
-    assert findings[0].mend == (Step("shell", "celery -A shop worker"),), "its default queue"
+    assert findings[0].fix == (Step("shell", "celery -A shop worker"),), "its default queue"
 
 
 def test_a_worker_that_does_not_know_the_task(walex: WalEx) -> None:
@@ -122,7 +122,7 @@ def test_the_broker_is_down(database: Database) -> None:
     findings = examine(walex, "celery -A shop")
     assert time.monotonic() - began < 10
     assert only(findings, "broker").severity == "error"
-    assert only(findings, "broker").mend == (Step("do", "Start the broker, or correct broker_url"),)
+    assert only(findings, "broker").fix == (Step("do", "Start the broker, or correct broker_url"),)
     assert "sesame-open" not in repr(findings)
     assert only(findings, "tables_published").severity == "ok", "the rest goes on"
     assert not [finding for finding in findings if finding.check == "workers_running"]
@@ -144,7 +144,7 @@ def test_a_handler_of_a_table_that_is_not_subscribed_to(walex: WalEx) -> None:
     walex.on_delete("sales.orders")(ignore)
     findings = look(walex)
     assert ids(findings) == {("handlers_subscribed", "error")}
-    assert findings[0].mend == (Step("python", "subscriptions=[..., 'sales.orders']"),)
+    assert findings[0].fix == (Step("python", "subscriptions=[..., 'sales.orders']"),)
 
 
 def test_a_handler_of_all_tables_and_no_subscription(database: Database, redis_url: str) -> None:
@@ -158,7 +158,7 @@ def test_a_subscription_without_a_handler(database: Database, redis_url: str) ->
     walex.on_insert("users")(ignore)
     findings = look(walex)
     assert ids(findings) == {("subscriptions_handled", "info")}
-    assert "orders is subscribed to, and has no handler" in findings[0].sentence
+    assert "orders is subscribed to, but has no handler" in findings[0].sentence
 
 
 def test_a_function_that_is_no_task(walex: WalEx) -> None:
@@ -180,7 +180,7 @@ def test_workers_that_accept_no_json(walex: WalEx) -> None:
     walex.app.conf.accept_content = ["msgpack"]
     findings = look(walex)
     assert ids(findings) == {("accept_content", "error")}
-    assert findings[0].mend == (Step("python", "app.conf.accept_content = ['json', 'msgpack']"),)
+    assert findings[0].fix == (Step("python", "app.conf.accept_content = ['json', 'msgpack']"),)
 
 
 def test_tasks_that_run_in_the_producer(walex: WalEx) -> None:
@@ -213,7 +213,7 @@ def test_a_library_that_is_too_old(walex: WalEx, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(checks._NEEDED, "kombu", (97, 1))
     findings = look(walex)
     assert ids(findings) == {("versions", "error")}
-    assert findings[0].mend == (Step("shell", "pip install 'kombu>=97.1'"),)
+    assert findings[0].fix == (Step("shell", "pip install 'kombu>=97.1'"),)
 
 
 def test_settings_that_are_wrong(redis_url: str) -> None:

@@ -60,7 +60,7 @@ def test_valkey_without_persistence_is_mended_by_the_lines(database: Database, c
     assert "loses all tasks when it ends" in found.sentence
     host = ["redis-cli", "-h", "127.0.0.1", "-p", str(careless.port)]
     with careless.client() as client:
-        for step in found.mend:
+        for step in found.fix:
             assert step.how == "shell"
             words = shlex.split(step.line)
             assert words[:5] == host
@@ -73,8 +73,8 @@ def test_a_visibility_timeout_below_a_time_limit(database: Database, redis_url: 
     walex = with_task(application(database, redis_url))
     walex.app.conf.broker_transport_options = {"visibility_timeout": 30}
     found = only(ask(walex), "broker_durability")
-    assert found.mend[0].how == "python"
-    assert found.mend[0].line == 'app.conf.broker_transport_options = {"visibility_timeout": 120}'
+    assert found.fix[0].how == "python"
+    assert found.fix[0].line == 'app.conf.broker_transport_options = {"visibility_timeout": 120}'
 
 
 def test_a_queue_of_rabbitmq_that_does_not_last(database: Database, amqp_url: str) -> None:
@@ -82,7 +82,7 @@ def test_a_queue_of_rabbitmq_that_does_not_last(database: Database, amqp_url: st
     walex.app.conf.task_queues = [Queue("celery", durable=False)]
     found = only(ask(walex), "broker_durability")
     assert "'celery' is not durable" in found.sentence
-    assert found.mend[0].how == "do"
+    assert found.fix[0].how == "do"
 
 
 # Dead letters.
@@ -99,8 +99,8 @@ def test_dead_letters_have_no_table_then_setup_makes_it(clinic: Clinic) -> None:
     assert again.output == "-- nothing to do\n"
     clinic.execute(f'REVOKE INSERT ON walex.dead_letters FROM "{clinic.database.name}"')
     found = only(clinic.examine(walex, (letters,)), "dead_letter_table")
-    assert [step.line.partition(" ")[0] for step in found.mend] == ["GRANT", "GRANT"]
-    for step in found.mend:
+    assert [step.line.partition(" ")[0] for step in found.fix] == ["GRANT", "GRANT"]
+    for step in found.fix:
         clinic.execute(step.line)
     assert clinic.examine(walex, (letters,)) == []
 
@@ -132,4 +132,4 @@ def test_dead_letters_that_wait(clinic: Clinic, tmp_path: Path, monkeypatch: pyt
     found = only(clinic.examine(walex, (letters,)), "dead_letters")
     assert found.severity == "warning"
     assert found.sentence.startswith("1 dead letter waits in ")
-    assert found.mend[0].line == "celery -A shop walex dead-letters list"
+    assert found.fix[0].line == "celery -A shop walex dead-letters list"

@@ -21,10 +21,10 @@ from walex_celery.cli.doctor import doctor_command
 from walex_celery.operations.doctor import CHECKS, Finding, Step, examine, worst
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.registry import Check, make
-from walex_celery.operations.doctor.report import for_people
+from walex_celery.operations.doctor.report import render_text
 
 HERE = Path(__file__).parent
-DOCS = HERE.parents[2] / "docs" / "operations.md"
+DOCS = HERE.parents[2] / "docs" / "operations" / "doctor.md"
 
 
 def healthy(clinic: Clinic, redis_url: str) -> WalEx:
@@ -59,7 +59,7 @@ def test_json(clinic: Clinic, redis_url: str) -> None:
     assert told["findings"][0] == {
         "check": "tables_published",
         "severity": "error",
-        "sentence": "no publication of events has users: their changes don't arrive",
+        "sentence": "publication events lacks users: their changes don't arrive",
         "mend": [{"how": "sql", "line": 'ALTER PUBLICATION "events" ADD TABLE "public"."users";'}],
     }
     severities = [finding["severity"] for finding in told["findings"]]
@@ -114,7 +114,7 @@ def test_a_check_that_fails_is_told_and_the_others_go_on(database: Database) -> 
     context = Context(application(database, url=url), "celery -A shop")
     found = list(make([Check("broken", "", broken), Check("fine", "all is fine", fine)], context))
     assert found == [
-        Finding("broken", "warning", "this could not be looked at: server closed the connection, says ***"),
+        Finding("broken", "warning", "this could not be checked: server closed the connection, says ***"),
         Finding("fine", "ok", "all is fine"),
     ]
 
@@ -124,7 +124,7 @@ def test_a_terminal_without_unicode() -> None:
         Finding("some", "error", "it is so", (Step("sql", "SELECT 1;"),)),
         Finding("good", "ok", "fine"),
     ]
-    lines = for_people("shop", findings, every=True, encoding="iso-8859-1")
+    lines = render_text("shop", findings, every=True, encoding="iso-8859-1")
     assert [line.plain for line in lines] == [
         "x it is so  [some]",
         "    SQL   SELECT 1;",

@@ -1,4 +1,4 @@
-"""Publications and replica identity: each fault made for real, found, and mended by the lines that are printed."""
+"""Publications and replica identity: each fault made for real, found, and fixed by the lines that are printed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FAULTS = [
     (
         "ALTER PUBLICATION events DROP TABLE users",
         {("tables_published", "error")},
-        "no publication of events has users",
+        "publication events lacks users",
     ),
     (
         "ALTER PUBLICATION events DROP TABLE users; ALTER TABLE users SET UNLOGGED",
@@ -33,7 +33,7 @@ FAULTS = [
     (
         "CREATE TABLE other (id int PRIMARY KEY); ALTER PUBLICATION events ADD TABLE other",
         {("published_for_nothing", "info")},
-        "'events' has other, which nobody subscribed to",
+        "'events' has other, which is not subscribed",
     ),
     (
         "ALTER PUBLICATION events SET (publish = 'insert')",
@@ -79,19 +79,19 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("fault", "expected", "words"), FAULTS)
-def test_is_found_and_mended(clinic: Clinic, fault: str, expected: set[tuple[str, str]], words: str) -> None:
+def test_is_found_and_fixed(clinic: Clinic, fault: str, expected: set[tuple[str, str]], words: str) -> None:
     clinic.execute_all(fault)
     findings = clinic.examine()
     assert ids(findings) == expected
     assert any(words in finding.sentence for finding in findings), findings
-    assert clinic.mend() == []
+    assert clinic.fix() == []
 
 
 def test_an_unlogged_table_is_told_once(clinic: Clinic) -> None:
     """It can't be added to the publication before it is logged."""
     clinic.execute_all("ALTER PUBLICATION events DROP TABLE users; ALTER TABLE users SET UNLOGGED")
     assert (
-        only(clinic.examine(), "tables_published").mend[0].line == 'ALTER TABLE "public"."users" SET LOGGED;'
+        only(clinic.examine(), "tables_published").fix[0].line == 'ALTER TABLE "public"."users" SET LOGGED;'
     )
 
 
@@ -140,7 +140,7 @@ def test_a_partition_that_is_published_as_its_root(clinic: Clinic) -> None:
     walex = clinic.application(subscriptions=["users_1"])
     finding = only(clinic.examine(walex), "partition_names")
     assert "rows of partition users_1 under the name users" in finding.sentence
-    assert finding.mend[0].line == "subscriptions=[..., 'users']  # instead of 'users_1'"
+    assert finding.fix[0].line == "subscriptions=[..., 'users']  # instead of 'users_1'"
 
 
 def test_all_tables_published_for_one(clinic: Clinic) -> None:
@@ -148,8 +148,8 @@ def test_all_tables_published_for_one(clinic: Clinic) -> None:
     clinic.execute("DROP PUBLICATION events")
     clinic.execute("CREATE PUBLICATION events FOR ALL TABLES")
     finding = only(clinic.examine(), "published_for_nothing")
-    assert (finding.severity, finding.mend) == ("info", ())
-    assert "has all tables: 2 tables that nobody subscribed to" in finding.sentence
+    assert (finding.severity, finding.fix) == ("info", ())
+    assert "has all tables: 2 tables that are not subscribed" in finding.sentence
 
 
 def test_a_star_of_a_publication_that_lists_tables(clinic: Clinic) -> None:
@@ -169,8 +169,8 @@ def test_two_publications_with_other_columns(clinic: Clinic) -> None:
 def test_a_row_filter_is_told(clinic: Clinic) -> None:
     clinic.execute("ALTER PUBLICATION events SET TABLE users WHERE (id > 7)")
     finding = only(clinic.examine(), "row_filters")
-    assert (finding.severity, finding.mend) == ("info", ())
-    assert "only rows WHERE (id > 7)" in finding.sentence
+    assert (finding.severity, finding.fix) == ("info", ())
+    assert "WHERE (id > 7)" in finding.sentence
 
 
 def test_what_a_handler_may_want_to_see_is_told_only(clinic: Clinic) -> None:
@@ -179,4 +179,4 @@ def test_what_a_handler_may_want_to_see_is_told_only(clinic: Clinic) -> None:
     walex.on_delete("users", Filters(unwatched_records={"id": 7}))(ignore)
     findings = clinic.examine(walex)
     assert ids(findings) == {("old_values", "info")}
-    assert "a deleted row is its key" in findings[0].sentence
+    assert "a deleted row is only its key" in findings[0].sentence

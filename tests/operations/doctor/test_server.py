@@ -36,7 +36,7 @@ def test_a_parameter_that_hurts(clinic: Clinic, parameter: str, value: str, chec
     assert ids(findings) == {(check, "warning")}
     assert words in findings[0].sentence
     clinic.read()
-    assert clinic.mend() == []
+    assert clinic.fix() == []
 
 
 def test_a_temporary_slot_asks_less_of_the_server(clinic: Clinic) -> None:
@@ -52,11 +52,11 @@ def test_wal_level(clinic: Clinic) -> None:
         found = only(clinic.examine(), "wal_level")
         assert found.severity == "error"
         assert "wal_level is 'replica'" in found.sentence
-        assert found.mend == (
+        assert found.fix == (
             Step("sql", "ALTER SYSTEM SET wal_level = logical;"),
             Step("shell", "systemctl restart postgresql"),
         )
-        clinic.execute(found.mend[0].line)
+        clinic.execute(found.fix[0].line)
     finally:
         clinic.execute("ALTER SYSTEM RESET wal_level")
         clinic.database.server.restart()
@@ -72,7 +72,7 @@ def test_no_slot_is_free(clinic: Clinic) -> None:
         found = only(clinic.examine(), "free_slots")
         assert found.severity == "error"
         assert "all 6 replication slots are taken" in found.sentence
-        assert "ALTER SYSTEM SET max_replication_slots = 11;" in [step.line for step in found.mend]
+        assert "ALTER SYSTEM SET max_replication_slots = 11;" in [step.line for step in found.fix]
     finally:
         for name in names:
             clinic.execute("SELECT pg_drop_replication_slot(%s)", [name])
@@ -81,7 +81,7 @@ def test_no_slot_is_free(clinic: Clinic) -> None:
 
 def test_no_sender_is_free(clinic: Clinic) -> None:
     clinic.leave()
-    superuser = clinic.application(url=clinic.database.url).settings
+    superuser = clinic.application(url=clinic.database.url).settings.connection_settings()
     with contextlib.ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(contextlib.closing(connect_replication(superuser)))
@@ -133,11 +133,11 @@ def test_managed_services_are_recognised(clinic: Clinic, service: str, kind: str
         ("rds_superuser", ["ParameterName=rds.logical_replication,ParameterValue=1", "reboot-db-instance"]),
         ("cloudsqladmin", ["--database-flags=cloudsql.logical_decoding=on", "replaces all flags"]),
         ("azure_pg_admin", ["--name wal_level --value logical", "azure.replication_support", "restart"]),
-        ("supabase_admin", ["not by the pooler"]),
+        ("supabase_admin", ["not through the pooler"]),
         ("neon_superuser", ["Logical Replication, Enable"]),
     ],
 )
-def test_the_mend_of_wal_level_is_the_services(clinic: Clinic, sign: str, lines: list[str]) -> None:
+def test_the_fix_of_wal_level_is_the_services(clinic: Clinic, sign: str, lines: list[str]) -> None:
     clinic.execute(f"CREATE ROLE {sign}")
     try:
         service = service_of(clinic.execute)
@@ -155,8 +155,8 @@ def test_on_rds_a_role_replicates_by_a_grant(clinic: Clinic) -> None:
     clinic.execute("CREATE ROLE rds_superuser")
     try:
         found = only(clinic.examine(modules=(role,)), "role_may_replicate")
-        assert found.mend == (Step("sql", f'GRANT "rds_replication" TO "{clinic.database.name}";'),)
-        clinic.execute(found.mend[0].line)
+        assert found.fix == (Step("sql", f'GRANT "rds_replication" TO "{clinic.database.name}";'),)
+        clinic.execute(found.fix[0].line)
         # Our server has no such thing as replicating by a grant, so that more is wrong still.
         assert "role_may_replicate" not in {check for check, _ in ids(clinic.examine(modules=(role,)))}
     finally:
@@ -176,7 +176,7 @@ def test_a_role(clinic: Clinic, fault: str, check: str, severity: str, words: st
     findings = clinic.examine(modules=(role,))
     assert ids(findings) == {(check, severity)}
     assert words in findings[0].sentence
-    assert clinic.mend() == []
+    assert clinic.fix() == []
 
 
 @pytest.mark.parametrize(
@@ -193,9 +193,9 @@ def test_a_connection_that_is_refused(clinic: Clinic, fault: str, words: str, me
     assert found.severity == "error"
     assert words in found.sentence
     assert PASSWORD not in found.sentence
-    assert found.mend
+    assert found.fix
     if mended:
-        clinic.execute(found.mend[0].line)
+        clinic.execute(found.fix[0].line)
         assert "postgres" not in {
             check for check, severity in ids(examine(clinic.walex, "")) if severity != "ok"
         }
@@ -213,7 +213,7 @@ def test_pg_hba_says_no(clinic: Clinic) -> None:
         clinic.execute("SELECT pg_reload_conf()")
         found = only(examine(clinic.walex, "celery -A shop"), "postgres")
         assert "no pg_hba.conf entry" in found.sentence
-        assert "allow the role in pg_hba.conf" in found.mend[0].line
+        assert "allow the role in pg_hba.conf" in found.fix[0].line
     finally:
         rules.write_text(before)
         clinic.execute("SELECT pg_reload_conf()")
@@ -226,7 +226,7 @@ def test_postgres_is_down_and_the_rest_goes_on() -> None:
         stopped.stop()
         findings = examine(walex, "celery -A shop")
     assert only(findings, "postgres").severity == "error"
-    assert only(findings, "postgres").mend[0].line.startswith("Start Postgres, or correct hostname=")
+    assert only(findings, "postgres").fix[0].line.startswith("Start Postgres, or correct hostname=")
     assert only(findings, "broker").severity == "ok"
     assert not [finding for finding in findings if finding.check in ("wal_level", "slot_exists")]
 
@@ -284,4 +284,4 @@ def test_a_pooler_between(clinic: Clinic, pooler: Pooler) -> None:
     findings = clinic.examine(clinic.application(url=url), (role,))
     assert ids(findings) == {("replication_connection", "error")}
     assert "unsupported startup parameter: replication" in findings[0].sentence
-    assert "pooler" in findings[0].mend[0].line
+    assert "pooler" in findings[0].fix[0].line

@@ -7,8 +7,8 @@ import pytest
 from psycopg2.extras import PhysicalReplicationConnection
 
 from tests.operations.doctor.support import Clinic, ids, only
-from tests.pipeline.process import written
 from tests.support import wait_until
+from tests.support.slots import written
 from walex_celery.operations.doctor import slot
 from walex_celery.operations.doctor.finding import Step
 
@@ -17,7 +17,7 @@ def test_a_temporary_slot(clinic: Clinic) -> None:
     clinic.drop_slot()
     findings = clinic.examine(clinic.application(durable_slot=False), (slot,))
     assert ids(findings) == {("slot_kind", "info")}
-    assert findings[0].mend == (Step("python", "durable_slot=True"),)
+    assert findings[0].fix == (Step("python", "durable_slot=True"),)
 
 
 def test_a_temporary_slot_in_use(clinic: Clinic) -> None:
@@ -39,16 +39,14 @@ def test_a_durable_slot_that_is_missing(clinic: Clinic) -> None:
     clinic.drop_slot()
     findings = clinic.examine()
     assert ids(findings) == {("slot_exists", "warning")}
-    assert {check for check, _ in ids(clinic.mend())} == {"slot_read"}, (
-        "it is there, and waits for a producer"
-    )
+    assert {check for check, _ in ids(clinic.fix())} == {"slot_read"}, "it is there, and waits for a producer"
 
 
 def test_nobody_reads_it(clinic: Clinic) -> None:
     clinic.leave()
     findings = clinic.examine()
     assert ids(findings) == {("slot_read", "warning")}
-    assert findings[0].mend == (Step("shell", "celery -A shop walex producer"),)
+    assert findings[0].fix == (Step("shell", "celery -A shop walex producer"),)
     clinic.read()
     assert clinic.examine() == []
 
@@ -59,12 +57,12 @@ def test_a_slot_of_another_plugin(clinic: Clinic) -> None:
     found = only(clinic.examine(modules=(slot,)), "slot_usable")
     assert found.severity == "error"
     assert "is of plugin 'test_decoding'" in found.sentence
-    assert "give this instance another slot_name=" in found.mend[0].line
+    assert "give this instance another slot_name=" in found.fix[0].line
 
 
 def test_a_durable_slot_where_a_temporary_one_is_meant(clinic: Clinic) -> None:
     found = only(clinic.examine(clinic.application(durable_slot=False), (slot,)), "slot_usable")
-    assert "set durable_slot=True" in found.mend[0].line
+    assert "set durable_slot=True" in found.fix[0].line
 
 
 def test_it_is_far_behind(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +72,7 @@ def test_it_is_far_behind(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> No
     clinic.switch_wal(3)
     findings = clinic.examine(modules=(slot,))
     assert ids(findings) == {("slot_lag", "warning")}
-    assert "See in the producer's log" in findings[0].mend[0].line
+    assert "See in the producer's log" in findings[0].fix[0].line
 
 
 def test_it_is_about_to_be_lost_then_lost(clinic: Clinic) -> None:
@@ -89,14 +87,14 @@ def test_it_is_about_to_be_lost_then_lost(clinic: Clinic) -> None:
     found = only(clinic.examine(modules=(slot,)), "slot_lag")
     assert found.severity == "error"
     assert "lost at the next checkpoint" in found.sentence
-    assert "ALTER SYSTEM SET max_slot_wal_keep_size = '128MB';" in [step.line for step in found.mend]
+    assert "ALTER SYSTEM SET max_slot_wal_keep_size = '128MB';" in [step.line for step in found.fix]
     clinic.execute("CHECKPOINT")
     wait_until(
         lambda: ("lost",) in clinic.execute("SELECT wal_status FROM pg_replication_slots"), message="lost"
     )
     findings = clinic.examine(modules=(slot,))
     assert ids(findings) == {("slot_usable", "error")}
-    clinic.execute(findings[0].mend[0].line)
+    clinic.execute(findings[0].fix[0].line)
     assert ids(clinic.examine(modules=(slot,))) == {("slot_exists", "warning")}
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests.operations.nodes import SCHEMA, present
-from tests.pipeline.process import producer_process
+from tests.operations.nodes import present
 from tests.support import Database, wait_until
-from tests.walex.support import make_app
+from tests.support.process import producer_process
+from tests.support.producers import make_app
 from walex_celery import Event, WalEx
 from walex_celery.events.task_id import parse_task_id
 from walex_celery.telemetry.report import node_name
@@ -80,12 +80,6 @@ def flower(broker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fl
         finally:
             process.terminate()
             process.wait(20)
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
 
 
 def test_the_producer_is_among_the_workers_with_its_counts_and_a_page(

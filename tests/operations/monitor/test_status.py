@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-import pytest
 from celery import Celery
 from rich.console import Console
 
-from tests.operations.nodes import SCHEMA, command, present
-from tests.pipeline.process import commanding, producer_process
+from tests.operations.nodes import command, present
 from tests.pipeline.test_pause import told
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support.process import commanding, producer_process
+from tests.support.producers import make_app, running
+from tests.support.shop import make_walex
 from walex_celery import Event, Lsn, WalEx
 from walex_celery.cli import EXIT_NO_PRODUCER, EXIT_OK
 from walex_celery.operations.monitor.screen import render
@@ -26,27 +26,6 @@ from walex_celery.telemetry.report import LagStatus
 from walex_celery.testing.servers import Valkey
 
 GIB = 1024**3
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
-def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
-    defaults = {
-        "url": database.url,
-        "publication": "events",
-        "subscriptions": ["items"],
-        "durable_slot": True,
-    }
-    return WalEx(app, name="shop", slot_name=database.name, **(defaults | settings))
 
 
 def shown(report: StatusReport) -> str:
@@ -76,7 +55,7 @@ def test_all_is_told_at_a_glance_and_as_json(app: Celery, shop: Database) -> Non
         "inserted",
         "public.items",
         "2 events",
-        "(durable), read by process",
+        "(durable), in use by Postgres process",
     ):
         assert expected in text.output
     report = msgspec.json.decode(as_json.output, type=StatusReport)
@@ -136,7 +115,7 @@ def test_the_lag_is_known_before_anything_was_ever_acknowledged(shop: Database) 
 
 def slot_position(database: Database) -> str:
     ((position,),) = database.execute(
-        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", [database.name]
+        "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = %s", ["shop_walex"]
     )
     return str(Lsn.parse(position))
 
@@ -144,14 +123,14 @@ def slot_position(database: Database) -> str:
 def test_without_a_producer_the_slot_and_its_lag_are_told(app: Celery, shop: Database) -> None:
     walex = make_walex(app, shop)
     walex.on_insert("items")(lambda events: None)
-    shop.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [shop.name])
+    shop.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", ["shop_walex"])
     shop.execute("INSERT INTO items SELECT generate_series(1, 5000)")
 
     text = command(app, "status", "--timeout", "0.2")
     report = json.loads(command(app, "status", "--json", "--timeout", "0.2").output)
 
     assert text.exit_code == EXIT_NO_PRODUCER
-    assert "nothing reads the slot: start one with" in text.output.replace("\n", " ")
+    assert "the slot is not in use: start one with" in text.output.replace("\n", " ")
     assert report["slot"]["active"] is False
     assert report["slot"]["lag_bytes"] > 5000 * 20
     assert report["producers"] == []
@@ -160,19 +139,19 @@ def test_without_a_producer_the_slot_and_its_lag_are_told(app: Celery, shop: Dat
 def test_without_a_slot_that_is_said(app: Celery, shop: Database) -> None:
     make_walex(app, shop)
 
-    assert "there is none; changes are not kept" in command(app, "status", "--timeout", "0.2").output
+    assert "does not exist; changes are not kept" in command(app, "status", "--timeout", "0.2").output
 
 
 def test_without_the_broker_the_slot_is_told(shop: Database) -> None:
     app = make_app("redis://:hunter2@127.0.0.1:1/0")
     make_walex(app, shop)
-    shop.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [shop.name])
+    shop.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", ["shop_walex"])
 
     result = command(app, "status")
 
     assert result.exit_code == EXIT_NO_PRODUCER
-    assert "producers can't be asked: The broker" in result.output
-    assert f"{shop.name} (durable), nothing reads it" in result.output
+    assert "producers can't be reached: The broker" in result.output
+    assert "shop_walex (durable), not in use" in result.output
     assert "hunter2" not in result.output
 
 
@@ -192,7 +171,7 @@ def test_without_postgres_or_settings_the_producer_is_told(app: Celery, shop: Da
     assert "can't connect to Postgres at postgres@127.0.0.1:1/shop" in away.output
     assert "hunter2" not in away.output
     assert producer.node in unconfigured.output
-    assert "the slot is not known here" in unconfigured.output
+    assert "the slot is unknown" in unconfigured.output
 
 
 def test_a_backlog_shows_how_much_is_left_and_when_it_will_be_done(app: Celery, shop: Database) -> None:
@@ -215,7 +194,7 @@ def test_a_backlog_shows_how_much_is_left_and_when_it_will_be_done(app: Celery, 
 
 def test_a_slot_that_postgres_gave_up_is_shown_as_such(app: Celery, shop: Database) -> None:
     walex = make_walex(app, shop)
-    shop.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [shop.name])
+    shop.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", ["shop_walex"])
     with StatusReader(walex, "shop", timeout=0.2) as reader:
         report = reader.read()
     assert report.slot is not None

@@ -10,52 +10,25 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.operations.nodes import SCHEMA, command, present
-from tests.pipeline.process import producer_process
+from tests.operations.nodes import command, present
 from tests.support import Database, wait_until
-from tests.walex.support import make_app, running, working
-from walex_celery import Event, Producer, WalEx
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running, working
+from tests.support.shop import collect, make_walex
+from walex_celery import Producer
 from walex_celery.cli import EXIT_CONFIGURATION, EXIT_ERROR, EXIT_GAVE_UP, EXIT_NO_PRODUCER, EXIT_OK
 from walex_celery.errors import ConfigurationError
 from walex_celery.operations.monitor.flower import Presence
 from walex_celery.operations.remote.ask import ask
 from walex_celery.operations.remote.node import REMOTE_KEYS, SECRET_KEYS, Remote, RemoteNode
-from walex_celery.settings.model import REPLACE_KEYS
+from walex_celery.settings.changes import REPLACE_KEYS
 from walex_celery.testing.servers import Valkey
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
-
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
-def make_walex(app: Celery, database: Database, name: str = "shop", **settings: object) -> WalEx:
-    defaults = {"publication": "events", "subscriptions": ["items"], "durable_slot": True}
-    return WalEx(
-        app, name=name, url=database.url, slot_name=f"{name}_{database.name}", **(defaults | settings)
-    )
-
-
-def collect(walex: WalEx) -> list[Event]:
-    events: list[Event] = []
-
-    @walex.on_event("all")
-    def collected(batch: list[Event]) -> None:
-        events.extend(batch)
-
-    return events
 
 
 def test_all_commands_on_each_broker(broker_url: str, shop: Database) -> None:
     app = make_app(broker_url)
     walex = make_walex(app, shop)
-    events = collect(walex)
+    events = collect(walex, "all")
     with present(app, walex) as producer:
         paused = command(app, "control", "pause")
         wait_until(lambda: producer.activity.now.doing.value == "paused")
@@ -119,7 +92,7 @@ def test_every_setting_that_may_change_is_either_remote_or_secret() -> None:
 
 def test_a_change_that_is_wrong_is_refused_with_the_reason(app: Celery, shop: Database) -> None:
     walex = make_walex(app, shop)
-    collect(walex)
+    collect(walex, "all")
     with present(app, walex):
         result = command(app, "config", "replace", "slot_name", "No Slot")
 
@@ -133,7 +106,7 @@ def test_reload_takes_what_the_file_says_now(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     walex = make_walex(app, shop)
-    collect(walex)
+    collect(walex, "all")
     with present(app, walex) as producer:
         unchanged = command(app, "control", "reload")
         (tmp_path / ".env").write_text("WALEX_SSLMODE=disable\n")
@@ -148,9 +121,9 @@ def test_reload_takes_what_the_file_says_now(
 
 
 def test_instances_and_nodes_are_told_apart(app: Celery, shop: Database) -> None:
-    first, second = make_walex(app, shop), make_walex(app, shop, "other")
-    collect(first)
-    collect(second)
+    first, second = make_walex(app, shop), make_walex(app, shop, name="other")
+    collect(first, "all")
+    collect(second, "all")
     with present(app, first) as one, present(app, second) as two:
         by_name = ask(app, "pause", name="other")
         by_node = ask(app, "pause", destination=[one.node])
@@ -184,7 +157,7 @@ def test_workers_are_not_disturbed_and_their_commands_pass_a_producer_over(
     app: Celery, shop: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     walex = make_walex(app, shop)
-    collect(walex)
+    collect(walex, "all")
     caplog.set_level(logging.INFO)
     with present(app, walex) as producer, working(app):
         app.control.rate_limit("celery.ping", "1/s")
@@ -199,7 +172,7 @@ def test_workers_are_not_disturbed_and_their_commands_pass_a_producer_over(
     assert pongs[producer.node] == {"ok": "pong"}
     assert len(pongs) == 2
     assert producer.node not in memory
-    assert "no worker" in named[producer.node]["error"]
+    assert "not a worker" in named[producer.node]["error"]
     assert not [
         record for record in caplog.records if record.levelno >= logging.WARNING and "pidbox" in record.name
     ]
@@ -207,7 +180,7 @@ def test_workers_are_not_disturbed_and_their_commands_pass_a_producer_over(
 
 def test_celery_control_shutdown_ends_a_producer_only_by_its_name(app: Celery, shop: Database) -> None:
     walex = make_walex(app, shop)
-    collect(walex)
+    collect(walex, "all")
     with present(app, walex) as producer:
         app.control.shutdown()
         assert ask(app, "status", destination=[producer.node])[0].answer["state"] == "streaming"
@@ -221,7 +194,7 @@ def test_it_can_be_asked_again_when_the_broker_is_back(shop: Database) -> None:
     with Valkey() as valkey:
         app = make_app(valkey.url(0))
         walex = make_walex(app, shop)
-        events = collect(walex)
+        events = collect(walex, "all")
         with present(app, walex) as producer:
             valkey.stop("immediate")
             shop.execute("INSERT INTO items VALUES (1)")
@@ -234,7 +207,7 @@ def test_it_can_be_asked_again_when_the_broker_is_back(shop: Database) -> None:
 def test_where_remote_control_is_off_nothing_listens(app: Celery, shop: Database) -> None:
     app.conf.worker_enable_remote_control = False
     walex = make_walex(app, shop, flower=False)
-    collect(walex)
+    collect(walex, "all")
     with running(walex) as producer, Presence(app, walex, producer):
         assert "walex-presence" not in {thread.name for thread in threading.enumerate()}
 

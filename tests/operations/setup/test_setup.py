@@ -52,23 +52,25 @@ Decide = Callable[[Question], bool]
 
 def statements(walex: WalEx, decide: Decide = default) -> list[str]:
     """What setup would run."""
-    connection = connect(walex.settings)
+    connection = connect(walex.settings.connection_settings())
     try:
-        return [fit.sql for fit in plan(connection, walex.settings, walex.handlers, decide=decide).fits]
+        return [
+            change.sql for change in plan(connection, walex.settings, walex.handlers, decide=decide).changes
+        ]
     finally:
         connection.close()
 
 
 def set_up(walex: WalEx, decide: Decide = default) -> list[str]:
     """Run setup, and see that a second run would find nothing to do; gives what ran."""
-    connection = connect(walex.settings)
+    connection = connect(walex.settings.connection_settings())
     try:
         found = plan(connection, walex.settings, walex.handlers, decide=decide)
-        run(connection, walex.settings, found.fits)
+        run(connection, walex.settings, found.changes)
     finally:
         connection.close()
     assert statements(walex, decide) == []
-    return [fit.sql for fit in found.fits]
+    return [change.sql for change in found.changes]
 
 
 def published(database: Database, publication: str = "events") -> set[str]:
@@ -292,7 +294,7 @@ def test_a_role_without_rights_is_told_who_may(users: Database) -> None:
 
 def test_an_administrator_connects_to_the_same_database(users: Database) -> None:
     settings = application(users).settings
-    with pytest.raises(ConfigurationError, match="of database 'postgres', and the producer reads"):
+    with pytest.raises(ConfigurationError, match="names database 'postgres', but the producer reads"):
         administrator(settings, users.server.url("postgres"))
     with pytest.raises(
         ConfigurationError, match="--url or WALEX_ADMIN_URL: must begin with postgresql://"

@@ -8,25 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import Database
-
-SCHEMA = """
-CREATE TABLE items (id int PRIMARY KEY, note text);
-CREATE TABLE unpublished (id int);
-ALTER TABLE items REPLICA IDENTITY FULL;
-CREATE PUBLICATION events FOR TABLE items;
-"""
-
-
-@pytest.fixture
-def shop(database: Database) -> Database:
-    database.execute(SCHEMA)
-    return database
-
 
 @pytest.fixture
 def crash_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of the spool that ``tests/pipeline/crash_app.py`` uses then."""
+    """The folder of the spool that ``tests/support/crash_app.py`` uses then."""
     folder = tmp_path / "spool"
     monkeypatch.setenv("SPOOL_FOLDER", str(folder))
     monkeypatch.setenv("WALEX_MESSAGE_MIDDLEWARE", "crash_spool.spool")

@@ -8,13 +8,18 @@ import threading
 from pathlib import Path
 from typing import cast
 
+import pytest
 from redis import Redis
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
-from tests.pipeline.test_crash import KILLS, STARTING_ROWS, STREAMING_ROWS, Load, check_complete
+from tests.pipeline.test_crash import KILLS
 from tests.sources.spool.support import segments
 from tests.support import Database, wait_until
+from tests.support.failpoints import armed, killed_at
+from tests.support.load import STARTING_ROWS, STREAMING_ROWS, Load, check_complete
+from tests.support.process import producer_process
+from tests.support.queues import drain
+from tests.support.slots import active, confirmed, written
+from walex_celery._failpoints import Name
 
 
 def test_kill_9_at_random_moments_loses_nothing(
@@ -54,6 +59,38 @@ def test_kill_9_at_random_moments_loses_nothing(
     check_complete(queued, load.committed)
     print(f"{load.committed} rows, {len(queued) - load.committed} duplicates, {len(names)} segments")
     assert len(names) > 1
+
+
+@pytest.mark.parametrize("name", ["spool-written", "spool-synced", "spool-position-saved", "tasks-confirmed"])
+def test_kill_9_at_each_step_of_a_segment(
+    database: Database, redis_url: str, crash_spool: Path, tmp_path: Path, name: Name
+) -> None:
+    """While a load is read that fills several segments."""
+    # Segments may be removed all at once.
+    turn = 1 if name == "spool-position-saved" else 2
+    log = tmp_path / "producer.log"
+    database.execute("CREATE TABLE items (id int PRIMARY KEY); CREATE PUBLICATION events FOR TABLE items")
+    database.execute("SELECT pg_create_logical_replication_slot('crash_walex', 'pgoutput')")
+    rows = 0
+    for kill in (True, True, False):
+        for _ in range(10):
+            database.execute("INSERT INTO items SELECT generate_series(%s, %s)", (rows + 1, rows + 1000))
+            rows += 1000
+        end = written(database)
+        with producer_process(
+            database, redis_url, log, failpoints=armed(name, turn=turn) if kill else ""
+        ) as process:
+            if kill:
+                killed_at(process, name, log)
+            else:
+                last = f"<Event insert items id={rows} "
+                wait_until(lambda: active(database), 30, "the producer streams")
+                wait_until(lambda: confirmed(database) >= end, 60, "all is acknowledged")  # noqa: B023
+                wait_until(lambda: last in newest_task(redis_url), 60, "all was processed")  # noqa: B023
+                process.terminate()
+                assert process.wait(30) == 0, log.read_text()
+        wait_until(lambda: not active(database), 30, "Postgres notices")
+    check_complete(drain(redis_url, "crash"), rows)
 
 
 def newest_task(redis_url: str) -> str:

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests import messages as m
 from tests.sources.spool.support import consume_to, open_log, read_all, segments, transaction
 from walex_celery import SpoolError, StreamMessage
-from walex_celery.sources.middleware import completed_lsn
+from walex_celery.postgres.pgoutput import completed_lsn
 from walex_celery.sources.spool.position import Position, PositionFile, Positions
 from walex_celery.sources.spool.reader import Reader
 from walex_celery.sources.spool.segment import Segment
@@ -227,7 +227,7 @@ def test_without_a_position_everything_is_read_again(written: Path) -> None:
 
 
 def end_of(unit: list[StreamMessage]) -> int:
-    end_lsn = completed_lsn(unit[-1])
+    end_lsn = completed_lsn(unit[-1].payload)
     assert end_lsn is not None
     return end_lsn
 

@@ -11,12 +11,13 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from tests.pipeline.process import active, confirmed, producer_process, written
-from tests.pipeline.queues import drain
-from tests.sources.spool.conftest import SCHEMA
 from tests.sources.spool.support import segments
-from tests.support import Database, wait_until
-from tests.walex.support import make_app, running
+from tests.support import SENDER_TIMEOUT_SECONDS, Database, shop, wait_until
+from tests.support.process import producer_process
+from tests.support.producers import make_app, running
+from tests.support.queues import drain
+from tests.support.shop import SCHEMA
+from tests.support.slots import active, confirmed, drop_slot_in_use, written
 from walex_celery import Event, HandlerError, SpoolError, WalEx
 from walex_celery.cli import EXIT_SLOT_IN_USE
 from walex_celery.errors import BrokerUnavailable, SlotLost
@@ -26,15 +27,10 @@ from walex_celery.testing.servers import Postgres, Valkey
 SMALL = 2**20
 
 
-@pytest.fixture
-def app(redis_url: str) -> Celery:
-    return make_app(redis_url)
-
-
 def make_walex(app: Celery, database: Database, folder: Path, **settings: object) -> WalEx:
-    defaults = {"name": "shop", "publication": "events", "subscriptions": ["items"], "durable_slot": True}
-    spool = {"message_middleware": Spool(folder, max_bytes=SMALL)}
-    return WalEx(app, url=database.url, **(defaults | spool | settings))
+    return shop.make_walex(
+        app, database, **({"message_middleware": Spool(folder, max_bytes=SMALL)} | settings)
+    )
 
 
 def collect(walex: WalEx) -> list[int]:
@@ -183,7 +179,7 @@ def test_a_full_spool_stops_reading_and_goes_on_when_there_is_room(
     shop: Database, app: Celery, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Promise 4, on disk: said once an interval, the connection kept alive."""
-    shop.execute(f"ALTER DATABASE \"{shop.name}\" SET wal_sender_timeout = '5s'")
+    shop.execute(f"ALTER DATABASE \"{shop.name}\" SET wal_sender_timeout = '{SENDER_TIMEOUT_SECONDS}s'")
     # Once an interval is what it may be said: one, then, is longer than the wait below.
     walex = make_walex(app, shop, tmp_path, log_interval=60)
     ids: list[int] = []
@@ -199,7 +195,7 @@ def test_a_full_spool_stops_reading_and_goes_on_when_there_is_room(
         backend = shop.execute("SELECT active_pid FROM pg_replication_slots WHERE active")
         insert(shop, *range(count), note="x" * 1000)
         wait_until(lambda: "is full" in caplog.text, 20)
-        threading.Event().wait(12.5)
+        threading.Event().wait(2.5 * SENDER_TIMEOUT_SECONDS)
         assert confirmed(shop) < written(shop)
         assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * SMALL
         assert caplog.text.count("is full") == 1
@@ -318,12 +314,7 @@ def test_a_slot_that_is_dropped_is_told_after_what_was_stored_is_done(
         with running(walex) as producer:
             insert(shop, *range(20))
             wait_until_forgotten(shop)
-            shop.execute(
-                "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active"
-            )
-            shop.execute(
-                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE NOT active"
-            )
+            drop_slot_in_use(shop)
             wait_until(lambda: "nothing is read any more" in caplog.text, 20)
             leave.set()
             wait_until(lambda: len(ids) == 20)

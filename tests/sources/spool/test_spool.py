@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from tests.walex.support import running
+from tests.support.producers import running
 from walex_celery import ConfigurationError, MiddlewareError, Spool, StreamMessage, WalEx
 from walex_celery.settings.model import load_settings
 
@@ -73,8 +73,8 @@ def test_it_is_not_put_in_while_a_producer_runs(shop: Any, redis_url: str, tmp_p
     app = Celery("shop", broker=redis_url, set_as_current=False)
     walex = WalEx(app, url=shop.url, publication="events", durable_slot=True)
 
-    with running(walex), pytest.raises(ConfigurationError, match="start it anew"):
+    with running(walex), pytest.raises(ConfigurationError, match="restart the producer"):
         walex.replace_config("message_middleware", Spool(tmp_path))
     walex.replace_config("message_middleware", Spool(tmp_path))
-    with running(walex), pytest.raises(ConfigurationError, match="start it anew"):
+    with running(walex), pytest.raises(ConfigurationError, match="restart the producer"):
         walex.replace_config("message_middleware", None)

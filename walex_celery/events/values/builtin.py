@@ -13,8 +13,8 @@ from walex_celery.events.values.numeric import cast_float, cast_int, cast_int_ve
 from walex_celery.events.values.range import multirange_caster, range_caster
 from walex_celery.events.values.text import as_text, cast_bool, cast_bytea
 
-# Those whose Python value is Postgres' own text. An unknown name has the same caster; that these are named
-# here is what lets a test find the types that nobody thought of.
+# Those whose Python value is Postgres' own text. An unknown name has the same caster; they are named
+# here so that a test can find types that were forgotten.
 _TEXT = """
     text varchar bpchar char name xml refcursor unknown
     bit varbit macaddr macaddr8 tid pg_lsn txid_snapshot pg_snapshot aclitem

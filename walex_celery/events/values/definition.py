@@ -1,4 +1,4 @@
-"""What must be known of a type that Postgres was not born with."""
+"""What must be known of a type that is not built into Postgres."""
 
 from __future__ import annotations
 

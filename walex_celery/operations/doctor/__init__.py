@@ -1,6 +1,6 @@
-"""``walex doctor``: every reason why events would not arrive, or would hurt, each with the line that mends it.
+"""``walex doctor``: finds every reason why events would not arrive, or would do harm, and says how to fix it.
 
-It changes nothing. A file an area; a check is a function that yields findings (:mod:`.registry`).
+It changes nothing. One file per area; a check is a function that yields findings (:mod:`.registry`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Checks of the Celery application: its handlers, its settings, and the libraries under it."""
+"""Checks of the Celery application: its handlers, its settings, and the libraries that it uses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _JSON: Final = frozenset({"json", "application/json"})
 
 @check("celery and kombu are new enough")
 def versions(context: Context) -> Iterator[Finding]:
-    """Versions of the libraries."""
+    """The versions of Celery and kombu."""
     for library, needed in _NEEDED.items():
         found = importlib.metadata.version(library)
         major, minor = (int(part) for part in found.split(".")[:2])
@@ -35,9 +35,9 @@ def versions(context: Context) -> Iterator[Finding]:
             )
 
 
-@check("hostname= is no connection pooler's that we know")
+@check("hostname= is not a known connection pooler")
 def pooler(context: Context) -> Iterator[Finding]:
-    """The poolers of Supabase and Neon pass no replication connections on."""
+    """The poolers of Supabase and Neon don't support replication connections."""
     host = context.settings.hostname
     if any(part in host for part in _POOLER_HOSTS):
         yield Finding(
@@ -45,29 +45,29 @@ def pooler(context: Context) -> Iterator[Finding]:
             "error",
             f"hostname= {host!r} is a connection pooler, which can't stream replication",
             do(
-                "Set hostname= (or the url) to the server's own address: Supabase db.PROJECT.supabase.co:5432, Neon "
-                "the host without -pooler"
+                "Set hostname= (or the url) to the server's own address: db.PROJECT.supabase.co:5432 at Supabase, the "
+                "host without -pooler at Neon"
             ),
         )
 
 
 @check("there are handlers")
 def handlers_exist(context: Context) -> Iterator[Finding]:
-    """An application without handlers reads the slot for nothing."""
+    """Without handlers, the slot is read for nothing."""
     if not context.handlers:
         settings = context.settings
         yield Finding(
             "handlers_exist",
             "warning",
-            "no handler is registered: changes are read, and nothing is done with them",
+            "no handler is registered: changes are read and dropped",
             do(
-                f"Put @walex.on_event(...) above a function or a task in the application's module, in "
-                f"{settings.name}.events.<table>, or in a module named in modules="
+                f"Decorate a function or a task with @walex.on_event(...), in the application's module, in "
+                f"{settings.name}.events.<table>, or in a module listed in modules="
             ),
         )
 
 
-@check("what handlers are of is subscribed to")
+@check("the handlers' tables are subscribed")
 def handlers_subscribed(context: Context) -> Iterator[Finding]:
     """Handlers of tables that are not in ``subscriptions`` are never called."""
     lacking: dict[Table, list[str]] = {}
@@ -78,35 +78,35 @@ def handlers_subscribed(context: Context) -> Iterator[Finding]:
         yield Finding(
             "handlers_subscribed",
             "error",
-            f"handler {', '.join(names)} is of {table}, which is not in subscriptions: it is never called",
+            f"{table} has the handler {', '.join(names)} but is not in subscriptions: it is never called",
             python(f"subscriptions=[..., {str(table)!r}]"),
         )
     if not context.settings.subscriptions and wants_rows(context.handlers) and not lacking:
         yield Finding(
             "handlers_subscribed",
             "error",
-            "subscriptions is empty: no change of any table is looked at",
+            "subscriptions is empty: changes of all tables are ignored",
             python("subscriptions=['*']"),
         )
 
 
 @check("every subscription has a handler")
 def subscriptions_handled(context: Context) -> Iterator[Finding]:
-    """Tables subscribed to for nothing."""
+    """Subscribed tables without a handler."""
     for table in context.settings.subscriptions:
         if isinstance(table, Table) and not any(
-            handler.table in (None, table) for handler in context.handlers if handler.kind != "on_message"
+            handler.table in (None, table) for handler in context.handlers if handler.of_tables
         ):
             yield Finding(
                 "subscriptions_handled",
                 "info",
-                f"{table} is subscribed to, and has no handler: its changes do nothing",
+                f"{table} is subscribed to, but has no handler: its changes are ignored",
             )
 
 
 @check("the handlers' functions can be sent as tasks")
 def functions(context: Context) -> Iterator[Finding]:
-    """Each function is a Celery task that takes an event and can be serialized."""
+    """Each function is a Celery task that takes an event and that can be published."""
     try:
         assert context.functions is not None
     except ConfigurationError as error:
@@ -115,33 +115,33 @@ def functions(context: Context) -> Iterator[Finding]:
 
 @check("workers accept JSON")
 def accept_content(context: Context) -> Iterator[Finding]:
-    """Events go as JSON; a worker discards what it does not accept."""
+    """Events are sent as JSON; a worker discards content types that it does not accept."""
     accepted = {str(content) for content in context.app.conf.accept_content or ()}
     if not accepted & _JSON:
         listed = ", ".join(map(repr, ["json", *sorted(accepted)]))
         yield Finding(
             "accept_content",
             "error",
-            f"accept_content is {sorted(accepted)}: workers discard tasks in JSON, which events are sent as",
+            f"accept_content is {sorted(accepted)}: workers discard tasks in JSON, as events are sent",
             python(f"app.conf.accept_content = [{listed}]"),
         )
 
 
 @check("tasks run in workers")
 def eager(context: Context) -> Iterator[Finding]:
-    """``task_always_eager`` is for tests: tasks run in the producer."""
+    """``task_always_eager`` is for tests: it runs tasks in the producer."""
     if context.app.conf.task_always_eager:
         yield Finding(
             "eager",
             "warning",
-            "task_always_eager is set: tasks run in the producer, one after the other, and reach no worker",
+            "task_always_eager is set: tasks run in the producer, one after another, and never reach a worker",
             python("app.conf.task_always_eager = False"),
         )
 
 
-@check("no result is stored for nobody")
+@check("no unread results are stored")
 def result_backend(context: Context) -> Iterator[Finding]:
-    """With the ``rpc`` backend results go to a queue that the producer never reads."""
+    """With the ``rpc`` backend, results go to a queue that the producer never reads."""
     backend = str(context.app.conf.result_backend or "")
     if not backend.startswith("rpc") or context.app.conf.task_ignore_result:
         return

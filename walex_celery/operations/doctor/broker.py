@@ -1,4 +1,4 @@
-"""Checks of the broker: what it may lose although it confirmed it."""
+"""Checks of the broker: what it may lose after confirming it."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from walex_celery.operations.doctor.registry import check
 _COMMAND = re.compile(r"CONFIG (SET|REWRITE)\b")
 
 
-@check("what the broker confirms, it keeps")
+@check("the broker keeps what it confirms")
 def broker_durability(context: Context) -> Iterator[Finding]:
-    """The weaknesses that the producer warns of at its start, each with where to enter its mend."""
+    """The weaknesses that the producer logs at start, each with how to fix it."""
     for weakness in durability.examine(context.app, context.functions, timeout_seconds=PATIENCE_SECONDS):
         yield Finding(
             "broker_durability",
             weakness.severity,
             weakness.sentence.rstrip("."),
-            _steps(weakness.mend, context),
+            _steps(weakness.fix, context),
         )
 
 
-def _steps(mend: str, context: Context) -> tuple[Step, ...]:
-    if _COMMAND.match(mend):
-        return shell(*(f"{_redis_cli(context)} {line}" for line in mend.split("; ")))
-    if mend.startswith("broker_transport_options"):
-        return python(f"app.conf.{mend}")
-    return do(mend) if mend else ()
+def _steps(fix: str, context: Context) -> tuple[Step, ...]:
+    if _COMMAND.match(fix):
+        return shell(*(f"{_redis_cli(context)} {line}" for line in fix.split("; ")))
+    if fix.startswith("broker_transport_options"):
+        return python(f"app.conf.{fix}")
+    return do(fix) if fix else ()
 
 
 def _redis_cli(context: Context) -> str:
-    """Calls redis-cli for the broker; a password it takes from REDISCLI_AUTH."""
+    """The redis-cli command for the broker. Without a password: redis-cli takes it from REDISCLI_AUTH."""
     connection = context.link.connection
     if connection.transport_cls == "socket" or str(connection.as_uri()).startswith("redis+socket"):
         return f"redis-cli -s {shlex.quote('/' + str(connection.virtual_host).lstrip('/'))}"

@@ -1,4 +1,4 @@
-"""What the checks look at: read when first asked for, and kept for the others."""
+"""What the checks examine. Each part is read on first use, and cached."""
 
 from __future__ import annotations
 
@@ -13,22 +13,21 @@ from kombu import Queue
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
-from walex_celery.broker import Publisher
-from walex_celery.broker.link import Link
-from walex_celery.broker.target import TaskTarget
+from walex_celery.broker import Link, Publisher, TaskTarget, open_link
 from walex_celery.errors import ConfigurationError
 from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.operations.doctor.services import Service, service_of
-from walex_celery.operations.setup.requirements import Need, needs_of
+from walex_celery.operations.setup.requirements import TableRequirement, requirements_of
 from walex_celery.operations.setup.schema import Schema, read_schema
 from walex_celery.operations.setup.statements import Statements
-from walex_celery.postgres.connection import connect, hide_secrets
-from walex_celery.postgres.slot import Slot, find_slot
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.errors import hide_secrets
+from walex_celery.postgres.slot import Slot, SlotCounts, count_slots, find_slot
 from walex_celery.settings.model import WalExSettings
 
-#: Seconds that Postgres and the broker have to answer; the doctor is asked when something hangs.
+#: Timeout for Postgres and the broker; short, for the doctor is called when something hangs.
 PATIENCE_SECONDS: Final = 3.0
-#: Seconds for the workers to answer: all answers of that time are taken.
+#: Seconds in which workers' answers are collected.
 INSPECT_SECONDS: Final = 1.0
 
 
@@ -37,8 +36,8 @@ class Context:
 
     Args:
         walex: the application.
-        command: how ``celery`` is called for it, for the lines that mend: ``celery -A shop``.
-        clock: the time here, in seconds since 1970.
+        command: the ``celery`` command for it, to print in fixes: ``celery -A shop``.
+        clock: this host's time, in seconds since 1970.
     """
 
     def __init__(self, walex: WalEx, command: str, clock: Callable[[], float] = time.time) -> None:
@@ -55,10 +54,10 @@ class Context:
 
     @cached_property
     def settings(self) -> WalExSettings:
-        """The settings, with less patience than the producer's.
+        """The settings, with a shorter connect timeout.
 
         Raises:
-            ConfigurationError: they are wrong.
+            ConfigurationError: they are invalid.
         """
         settings = self.walex.settings
         patience = min(settings.connect_timeout, PATIENCE_SECONDS)
@@ -66,7 +65,7 @@ class Context:
 
     @cached_property
     def handlers(self) -> tuple[Handler, ...]:
-        """The handlers, once the event modules are imported."""
+        """The handlers, after importing the event modules."""
         self.walex.import_modules()
         return tuple(self.walex.handlers)
 
@@ -76,15 +75,15 @@ class Context:
         """Connect to Postgres.
 
         Raises:
-            WalExError: why not, with the mend.
+            WalExError: it failed; the message has the fix.
         """
-        self._connection = connect(self.settings)
+        self._connection = connect(self.settings.connection_settings())
         with self._connection.cursor() as cursor:
             cursor.execute(f"SET statement_timeout = '{PATIENCE_SECONDS:g}s'")
 
     @property
     def connection(self) -> Connection:
-        """The connection to Postgres, which :meth:`connect` has made."""
+        """The connection to Postgres that :meth:`connect` opened."""
         assert self._connection is not None
         return self._connection
 
@@ -96,13 +95,13 @@ class Context:
             return found
 
     def row(self, query: str, parameters: Sequence[Any] | None = None) -> tuple[Any, ...]:
-        """The one row of a query."""
+        """The only row of a query."""
         (found,) = self.rows(query, parameters)
         return found
 
     @cached_property
     def parameters(self) -> Mapping[str, str]:
-        """Postgres' parameters that checks ask for, in their base units: milliseconds, seconds, MB."""
+        """The server parameters that checks use, in their base units: milliseconds, seconds, MB."""
         return dict(
             self.rows(
                 "SELECT name, setting FROM pg_settings WHERE name LIKE 'max\\_%' OR name LIKE '%\\_timeout'"
@@ -112,12 +111,12 @@ class Context:
 
     @cached_property
     def statements(self) -> Statements:
-        """Makes SQL for this database."""
+        """Builds SQL for this database."""
         return Statements(self.connection)
 
     @cached_property
     def service(self) -> Service | None:
-        """The managed service that runs the server, if it is one we know."""
+        """The managed service that runs the server, if known."""
         return service_of(self.rows)
 
     @cached_property
@@ -131,20 +130,25 @@ class Context:
         return read_schema(self.connection, self.settings)
 
     @cached_property
-    def needs(self) -> list[Need]:
-        """What the handlers ask of each table."""
-        return needs_of(self.settings, self.handlers, self.schema)
+    def requirements(self) -> list[TableRequirement]:
+        """What the handlers require of each table."""
+        return requirements_of(self.settings, self.handlers, self.schema)
 
     @cached_property
     def slot(self) -> Slot | None:
-        """The slot, if it is there."""
-        return find_slot(self.connection, self.settings)
+        """The slot, if it exists."""
+        return find_slot(self.connection, self.settings.slot_settings())
+
+    @cached_property
+    def slot_counts(self) -> SlotCounts:
+        """How many slots the server has, of all databases."""
+        return count_slots(self.connection, self.settings.connection_settings())
 
     # The broker.
 
     @cached_property
     def functions(self) -> list[TaskTarget]:
-        """The tasks that events are sent to, each with the queues it goes to. Asks no broker.
+        """The tasks that events are sent to, each with its queues. Does not contact the broker.
 
         Raises:
             ConfigurationError: one can't be sent.
@@ -158,7 +162,7 @@ class Context:
         return list(found.values())
 
     def queues_of(self, function: TaskTarget) -> list[str]:
-        """The names of the queues that a function's tasks go to, as far as they are known before the first event."""
+        """The names of the queues that a function's tasks go to, as far as known before the first event."""
         return list(dict.fromkeys(item.name for item in function.declares if isinstance(item, Queue)))
 
     def connect_broker(self) -> None:
@@ -172,26 +176,19 @@ class Context:
 
     def new_link(self) -> Link:
         """A connection to the broker that gives up soon."""
-        if Link(self.app, PATIENCE_SECONDS).driver_name != "redis":
-            link = Link(self.app, PATIENCE_SECONDS)
-            link.connection.connect_timeout = PATIENCE_SECONDS
-            return link
-        return Link(
-            self.app,
-            PATIENCE_SECONDS,
-            socket_timeout=PATIENCE_SECONDS,
-            socket_connect_timeout=PATIENCE_SECONDS,
-        )
+        link = open_link(self.app, PATIENCE_SECONDS)
+        link.connection.connect_timeout = PATIENCE_SECONDS
+        return link
 
     @property
     def link(self) -> Link:
-        """The connection to the broker, which :meth:`connect_broker` has made."""
+        """The connection to the broker that :meth:`connect_broker` opened."""
         assert self._link is not None
         return self._link
 
     @cached_property
     def workers(self) -> dict[str, Worker]:
-        """The running workers that answered in time, by their names. The producer, which answers too, is none."""
+        """The running workers that answered in time, by name; without the producer, which answers too."""
         inspect = self.app.control.inspect(timeout=INSPECT_SECONDS, connection=self.link.connection)
         queues = _replies(inspect.active_queues())
         if not queues:
@@ -208,9 +205,9 @@ class Context:
         return {name: worker for name, worker in found.items() if worker.queues}
 
     def scrub(self, text: str) -> str:
-        """*text* without any secret."""
+        """*text* with secrets redacted."""
         with contextlib.suppress(ConfigurationError):
-            text = hide_secrets(text, self.settings)
+            text = hide_secrets(text, self.settings.secrets())
         return self._link.scrub(text) if self._link is not None else text
 
     def close(self) -> None:
@@ -222,11 +219,11 @@ class Context:
 
 
 class Worker:
-    """What a running worker said of itself.
+    """What a running worker reports.
 
     Attributes:
-        queues: that it consumes.
-        tasks: that it knows.
+        queues: the queues it consumes.
+        tasks: the tasks it knows.
     """
 
     def __init__(self, queues: frozenset[str], tasks: frozenset[str]) -> None:

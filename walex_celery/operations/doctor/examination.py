@@ -1,4 +1,4 @@
-"""The whole examination: what can't be reached is a finding, and what does not need it goes on."""
+"""The examination. What can't be reached is a finding, and checks that don't need it still run."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from walex_celery.operations.doctor.error_finding import finding_of
 from walex_celery.operations.doctor.finding import SEVERITIES, Finding, do
 from walex_celery.operations.doctor.registry import checks_of, make
 
-# The order in which they are made, and told: what must be right first comes first.
+# In the order in which they run and are printed: prerequisites first.
 _POSTGRES: Final = (server, role, publication, replica_identity, slot, letters)
 
-#: Where the error itself has no line that mends it.
+#: Fixes for errors whose text has none.
 _LAST_RESORT: Final = {
-    "modules": "Mend the module: its own traceback is in: python -c 'import <module>'",
-    "settings": "Give them as it says: as keywords of WalEx(), in the environment or in .env",
+    "modules": "Fix the module; to see its traceback: python -c 'import <module>'",
+    "settings": "Set them as keywords of WalEx(), in the environment or in .env",
     "postgres": "Start Postgres, or correct hostname= and port= (or the url)",
     "broker": "Start the broker, or correct broker_url",
 }
 
 
 def examine(walex: WalEx, command: str, *, clock: Callable[[], float] = time.time) -> list[Finding]:
-    """All findings about *walex*, the worst first; changes nothing, and takes a few seconds.
+    """All findings about *walex*, the worst first. Changes nothing; takes a few seconds.
 
     Args:
         walex: the application.
-        command: how ``celery`` is called for it, ``celery -A shop``.
-        clock: the time here, in seconds since 1970.
+        command: the ``celery`` command for it: ``celery -A shop``.
+        clock: this host's time, in seconds since 1970.
     """
     context = Context(walex, command, clock)
     try:
@@ -78,16 +78,16 @@ def _make(modules: tuple[ModuleType, ...], context: Context) -> Iterator[Finding
 def _reach(
     check: str, fine: str, reach: Callable[[], object], context: Context
 ) -> Generator[Finding, None, bool]:
-    """Do what others need; returns whether it went well."""
+    """Do what later checks depend on; returns whether it worked."""
     try:
         reach()
     except (ConfigurationError, WalExError) as error:
         found = finding_of(check, "error", error)
-        # The rest of the broker's error is the producer's: it keeps what was not confirmed.
+        # The rest of a broker error ("What was not confirmed ...") concerns only the producer.
         sentence = found.sentence.partition(" What was not confirmed")[0].rstrip(".")
-        yield msgspec.structs.replace(found, sentence=sentence, mend=found.mend or do(_LAST_RESORT[check]))
+        yield msgspec.structs.replace(found, sentence=sentence, fix=found.fix or do(_LAST_RESORT[check]))
         return False
-    except Exception as error:  # what users' modules raise, anything
+    except Exception as error:  # users' modules may raise anything
         text = context.scrub(f"{type(error).__name__}: {error}")
         yield Finding(check, "error", f"this failed: {text}", do(_LAST_RESORT[check]))
         return False

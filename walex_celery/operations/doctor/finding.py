@@ -1,4 +1,4 @@
-"""What the doctor says: findings, and the steps that mend them."""
+"""What the doctor reports: findings, and the steps that fix them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ How: TypeAlias = Literal["sql", "shell", "python", "do"]
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One line that mends something.
+    """One step of a fix.
 
     Attributes:
-        how: where it is to be entered: ``sql`` in the database, ``shell``, ``python`` (a setting of the
-            application), or ``do``: a sentence to follow.
+        how: where to enter it: ``sql`` in the database, ``shell``, ``python`` (a setting of the application); or
+            ``do``: an instruction.
         line: what to enter.
     """
 
@@ -32,16 +32,16 @@ class Finding(msgspec.Struct, frozen=True):
 
     Attributes:
         check: the check's id.
-        severity: ``error``: events don't arrive, or are lost. ``warning``: they will not, or it will hurt.
-            ``info``: worth knowing. ``ok``: looked at, and nothing found.
+        severity: ``error``: events don't arrive, or are lost. ``warning``: they will be, or it will do harm.
+            ``info``: worth knowing. ``ok``: checked, nothing found.
         sentence: one sentence.
-        mend: steps, in their order; empty where there is nothing to mend.
+        fix: steps, in order; empty if there is nothing to fix. In JSON its name is ``mend``.
     """
 
     check: str
     severity: Severity
     sentence: str
-    mend: tuple[Step, ...] = ()
+    fix: tuple[Step, ...] = msgspec.field(default=(), name="mend")
 
 
 def sql(*lines: str) -> tuple[Step, ...]:
@@ -60,10 +60,10 @@ def python(*lines: str) -> tuple[Step, ...]:
 
 
 def do(*lines: str) -> tuple[Step, ...]:
-    """Steps told in words."""
+    """Steps in words."""
     return tuple(Step("do", line) for line in lines)
 
 
 def worst(findings: list[Finding]) -> Severity:
-    """The worst severity among *findings*; ``ok`` of none."""
+    """The worst severity among *findings*; ``ok`` if there are none."""
     return min((finding.severity for finding in findings), key=SEVERITIES.index, default="ok")

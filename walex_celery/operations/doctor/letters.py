@@ -1,4 +1,4 @@
-"""Checks of dead letters: where they would go, and whether any wait."""
+"""Checks of dead letters: whether they can be stored, and whether any are waiting."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from walex_celery.dead_letters import TABLE, open_dead_letters
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, shell, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
-from walex_celery.operations.setup.changes import dead_letters_are_used, fit_dead_letters
+from walex_celery.operations.setup.changes import dead_letter_changes, dead_letters_are_used
 
 
 @check("dead letters can be stored")
 def dead_letter_table(context: Context) -> Iterator[Finding]:
-    """Whether ``walex.dead_letters`` is there for the producer's role, where a handler's failures go there."""
+    """Whether the producer's role can use ``walex.dead_letters``, if a handler's failures go there."""
     if not dead_letters_are_used(context.settings, context.handlers):
         raise LeftOut
-    fits = fit_dead_letters(context.connection, context.role, context.statements)
-    if not fits:
+    changes = dead_letter_changes(context.connection, context.role, context.statements)
+    if not changes:
         return
     required = context.settings.dead_letters == "postgres"
     yield Finding(
@@ -29,13 +29,13 @@ def dead_letter_table(context: Context) -> Iterator[Finding]:
             if required
             else "so that dead letters go to a file on the producer's host"
         ),
-        sql(*(fit.sql for fit in fits)),
+        sql(*(change.sql for change in changes)),
     )
 
 
-@check("no dead letter waits")
+@check("no dead letters are waiting")
 def dead_letters(context: Context) -> Iterator[Finding]:
-    """Events whose handler failed, and that nobody has looked at."""
+    """Events whose handler failed, waiting to be retried or discarded."""
     with open_dead_letters(context.settings) as letters:
         count, where = letters.count(), letters.where
     if count:

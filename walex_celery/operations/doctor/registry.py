@@ -15,11 +15,11 @@ Examine: TypeAlias = Callable[[Context], Iterable[Finding]]
 
 
 class LeftOut(Exception):
-    """There is nothing to look at, or another check says what is missing; neither a finding nor fine."""
+    """Nothing to check, or another check reports the cause: neither a finding nor ok."""
 
 
 class Check(NamedTuple):
-    """A check: its id is its function's name; *fine* is the sentence of one that finds nothing."""
+    """A check. Its id is the function's name; *fine* is the sentence to print when it finds nothing."""
 
     id: str
     fine: str
@@ -31,7 +31,7 @@ CHECKS: Final[list[Check]] = []
 
 
 def check(fine: str) -> Callable[[Examine], Examine]:
-    """Make a function a check; *fine* is what is said when it finds nothing."""
+    """Make a function a check; *fine* is printed when it finds nothing."""
 
     def register(examine: Examine) -> Examine:
         CHECKS.append(Check(examine.__name__, fine, examine))
@@ -41,12 +41,12 @@ def check(fine: str) -> Callable[[Examine], Examine]:
 
 
 def checks_of(module: str) -> list[Check]:
-    """The checks that *module* defines, in their order there."""
+    """The checks that *module* defines, in the order of definition."""
     return [made for made in CHECKS if made.examine.__module__ == module]
 
 
 def make(checks: Iterable[Check], context: Context) -> Iterator[Finding]:
-    """The findings of *checks*; one that fails is a finding too, and the others go on."""
+    """The findings of *checks*. A check that raises is a finding too, and the others go on."""
     for made in checks:
         try:
             findings = list(made.examine(context))
@@ -54,6 +54,6 @@ def make(checks: Iterable[Check], context: Context) -> Iterator[Finding]:
             continue
         except (psycopg2.Error, WalExError, OSError) as error:
             text = context.scrub(str(error).strip()).partition("\n")[0]
-            yield Finding(made.id, "warning", f"this could not be looked at: {text}")
+            yield Finding(made.id, "warning", f"this could not be checked: {text}")
             continue
         yield from findings or [Finding(made.id, "ok", made.fine)]

@@ -1,4 +1,4 @@
-"""Checks of replica identity: what updates and deletes tell of the old row."""
+"""Checks of replica identity: what updates and deletes carry of the old row."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.finding import Finding, Severity, sql
 from walex_celery.operations.doctor.publication import publishes_old_rows
 from walex_celery.operations.doctor.registry import check
-from walex_celery.operations.setup.changes import fit_identity, not_full
+from walex_celery.operations.setup.changes import identity_changes, not_full
 
 
-@check("updates and deletes tell the old values that filters need")
+@check("updates and deletes carry the old values that filters need")
 def old_values(context: Context) -> Iterator[Finding]:
-    """Replica identity against filters, of the table and of each of its partitions."""
-    for need in context.needs:
-        if not (need.by_filters or need.by_changes):
+    """The replica identity of each table and its partitions, compared with what handlers need."""
+    for requirement in context.requirements:
+        if not (requirement.by_filters or requirement.by_changes):
             continue
-        lacking = not_full(need, context.schema)
+        lacking = not_full(requirement, context.schema)
         if not lacking:
             continue
-        where = str(need.table)
-        if need.state not in lacking:
+        where = str(requirement.table)
+        if requirement.state not in lacking:
             where += f"'s partitions {', '.join(str(state.table) for state in lacking)}"
-        severity: Severity = "warning" if need.by_filters else "info"
+        severity: Severity = "warning" if requirement.by_filters else "info"
         lost = (
-            f"so {'; '.join(need.by_filters)} drop nothing"
-            if need.by_filters
-            else f"so event.changes is None, and a deleted row is its key, for {', '.join(need.by_changes)}"
+            f"so {'; '.join(requirement.by_filters)} drop nothing"
+            if requirement.by_filters
+            else f"so event.changes is None, and a deleted row is only its key, for {', '.join(requirement.by_changes)}"
         )
-        sentence = f"the replica identity of {where} is not FULL: no old values are told, {lost}"
-        fits = fit_identity(need, context.schema, context.statements)
-        yield Finding("old_values", severity, sentence, sql(*(fit.sql for fit in fits)))
+        sentence = f"the replica identity of {where} is not FULL: old values are missing, {lost}"
+        changes = identity_changes(requirement, context.schema, context.statements)
+        yield Finding("old_values", severity, sentence, sql(*(change.sql for change in changes)))
 
 
 @check("Postgres accepts updates and deletes of the published tables")
 def updates_accepted(context: Context) -> Iterator[Finding]:
-    """A published table without any replica identity can't be updated: Postgres refuses it to the application."""
+    """Postgres refuses updates of a published table that has no replica identity."""
     schema = context.schema
     for state in schema.tables.values():
         if state.partitioned or state.persistence != "p" or state.can_be_updated:

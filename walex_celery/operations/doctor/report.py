@@ -1,4 +1,4 @@
-"""The findings, for people and for programs."""
+"""Renders the findings, as text or JSON."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.text import Text
 
 from walex_celery.operations.doctor.finding import Finding, Severity, Step, worst
 
-#: Version of what ``--json`` prints; it grows when a field goes away or changes its meaning.
+#: Version of what ``--json`` prints; increased when a field is removed or changes its meaning.
 JSON_VERSION: Final = 1
 
 _MARKS: Final[dict[Severity, tuple[str, str]]] = {
@@ -18,13 +18,13 @@ _MARKS: Final[dict[Severity, tuple[str, str]]] = {
     "info": ("i", "cyan"),
     "ok": ("✓", "green"),
 }
-#: For a terminal whose encoding has no others.
+#: For terminals that are not UTF-8.
 _PLAIN: Final[dict[Severity, str]] = {"error": "x", "warning": "!", "info": "i", "ok": "+"}
 _HOW: Final = {"sql": "SQL", "shell": "shell", "python": "code", "do": "do"}
 
 
-def for_people(name: str, findings: list[Finding], *, every: bool, encoding: str = "utf-8") -> list[Text]:
-    """Lines for a terminal: each finding, the steps that mend it under it; those that are fine singly if *every*."""
+def render_text(name: str, findings: list[Finding], *, every: bool, encoding: str = "utf-8") -> list[Text]:
+    """Lines for a terminal: each finding with its fix below it, and a count. *every* includes what is ok."""
     lines: list[Text] = []
 
     def mark(severity: Severity) -> tuple[str, str]:
@@ -37,13 +37,13 @@ def for_people(name: str, findings: list[Finding], *, every: bool, encoding: str
         lines.append(
             Text.assemble(mark(finding.severity), " ", finding.sentence, (f"  [{finding.check}]", "dim"))
         )
-        lines += map(_step, finding.mend)
+        lines += map(_step, finding.fix)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _MARKS}
-    told = (
+    summary = (
         f" {name}: {_count(counts['error'], 'error')}, {_count(counts['warning'], 'warning')}, "
         f"{counts['info']} worth knowing, {counts['ok']} fine"
     )
-    lines.append(Text.assemble(mark(worst(findings)), told))
+    lines.append(Text.assemble(mark(worst(findings)), summary))
     return lines
 
 
@@ -57,7 +57,7 @@ def _count(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
-def for_programs(name: str, findings: list[Finding]) -> bytes:
+def render_json(name: str, findings: list[Finding]) -> bytes:
     """One JSON document: ``version``, ``name``, ``worst``, and ``findings`` with their ``mend``."""
     document: dict[str, Any] = {
         "version": JSON_VERSION,

@@ -1,4 +1,4 @@
-"""Checks of the role that the producer connects as, and of the way to the server."""
+"""Checks of the producer's role, and of its replication connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from walex_celery.operations.doctor.error_finding import finding_of
 from walex_celery.operations.doctor.finding import Finding, do, sql
 from walex_celery.operations.doctor.registry import LeftOut, check
 from walex_celery.postgres.connection import connect_replication
-from walex_celery.postgres.slot import may_replicate
+from walex_celery.postgres.server import may_replicate
 
 EXPIRES_SOON_DAYS: Final = 7
 _DIRECTLY: Final = (
@@ -24,8 +24,8 @@ _DIRECTLY: Final = (
 
 @check("the role may replicate")
 def role_may_replicate(context: Context) -> Iterator[Finding]:
-    """The attribute REPLICATION, or what a managed service has instead."""
-    if may_replicate(context.connection, context.settings):
+    """The REPLICATION attribute, or its equivalent in a managed service."""
+    if may_replicate(context.connection, context.settings.connection_settings()):
         return
     service = context.service
     grant = (
@@ -40,7 +40,7 @@ def role_may_replicate(context: Context) -> Iterator[Finding]:
 
 @check("the role's password does not expire soon")
 def role_expires(context: Context) -> Iterator[Finding]:
-    """``VALID UNTIL``: the producer connects anew after each restart of Postgres."""
+    """``VALID UNTIL``: the producer has to log in again after each restart of Postgres."""
     for (days,) in context.rows(
         "SELECT greatest(0, ceil(extract(epoch FROM rolvaliduntil - now()) / 86400))::int FROM pg_roles"
         " WHERE rolname = current_user AND rolvaliduntil < now() + make_interval(days => %s)",
@@ -49,21 +49,21 @@ def role_expires(context: Context) -> Iterator[Finding]:
         yield Finding(
             "role_expires",
             "warning",
-            f"the password of role {context.role!r} expires within {days} day(s): the producer can't connect "
-            "after that",
+            f"the password of role {context.role!r} expires within {days} day(s): after that the producer can't "
+            "connect",
             sql(context.statements.alter_role(context.role, "VALID UNTIL 'infinity'")),
         )
 
 
 @check("a replication connection can be opened")
 def replication_connection(context: Context) -> Iterator[Finding]:
-    """What streams is another kind of connection: pg_hba.conf, a pooler or a limit may stop it alone."""
-    if not may_replicate(context.connection, context.settings):
+    """Streaming needs a special connection, which pg_hba.conf, a pooler or a limit may refuse on its own."""
+    if not may_replicate(context.connection, context.settings.connection_settings()):
         raise LeftOut
     try:
-        connect_replication(context.settings).close()
+        connect_replication(context.settings.connection_settings()).close()
     except NoFreeSlot:
         raise LeftOut from None
     except WalExError as error:
         found = finding_of("replication_connection", "error", error)
-        yield msgspec.structs.replace(found, mend=found.mend or do(_DIRECTLY))
+        yield msgspec.structs.replace(found, fix=found.fix or do(_DIRECTLY))

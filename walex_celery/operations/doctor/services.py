@@ -1,6 +1,6 @@
-"""Managed Postgres services: how to know them, and what a setting is called there.
+"""Managed Postgres services: how to recognize them, and how to change a parameter there.
 
-Sources: the services' own manuals on logical replication.
+Sources: the services' manuals on logical replication.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ class Service(msgspec.Struct, frozen=True):
 
     Attributes:
         name: as its users call it.
-        parameters: settings by which it is known.
-        roles: roles by which it is known.
-        set_parameter: the line that sets a server parameter, with ``{name}`` and ``{value}``.
-        restart: the line that restarts the server.
-        logical: what switches logical decoding on.
-        replication_role: a role to be granted instead of the attribute REPLICATION; or empty.
+        parameters: server parameters that identify it.
+        roles: roles that identify it.
+        set_parameter: the step that sets a server parameter, with ``{name}`` and ``{value}``.
+        restart: the step that restarts the server.
+        logical: the steps that enable logical decoding.
+        replication_role: the role to grant instead of the REPLICATION attribute; or empty.
     """
 
     name: str
@@ -56,7 +56,7 @@ _AZURE = (
 )
 _AZURE_RESTART = _shell("az postgres flexible-server restart --resource-group GROUP --name SERVER")
 _GOOGLE = "gcloud sql instances patch INSTANCE --database-flags={name}={value}"
-_GOOGLE_NOTE = do("--database-flags replaces all flags: name those that are set besides")
+_GOOGLE_NOTE = do("--database-flags replaces all flags: repeat those that are already set")
 
 SERVICES: Final = (
     Service(
@@ -90,7 +90,7 @@ SERVICES: Final = (
         _AZURE_RESTART,
         (
             _shell(_AZURE.replace("{name}", "wal_level").replace("{value}", "logical")),
-            *do("On a single server, which is older: azure.replication_support = LOGICAL"),
+            *do("On the older Single Server: azure.replication_support = LOGICAL"),
             _AZURE_RESTART,
         ),
     ),
@@ -101,7 +101,7 @@ SERVICES: Final = (
         _shell("supabase --experimental postgres-config update --config {name}={value}"),
         do("Restart the database: Project Settings, General, Restart project")[0],
         do(
-            "wal_level is logical there: connect directly (db.PROJECT.supabase.co:5432), not by the pooler "
+            "wal_level is always logical there: connect directly (db.PROJECT.supabase.co:5432), not through the pooler "
             "(pooler.supabase.com), and restart the project if it is an old one"
         ),
     ),
@@ -109,7 +109,7 @@ SERVICES: Final = (
         "Neon",
         ("neon.timeline_id", "neon.tenant_id"),
         ("neon_superuser",),
-        do("{name} is Neon's own to set: ask their support for {value}")[0],
+        do("Only Neon can set {name}: ask their support for {value}")[0],
         do("Restart the compute: Branches, Computes, Restart")[0],
         do(
             "Switch it on in the console: Settings, Logical Replication, Enable; and connect directly: the host "
@@ -120,9 +120,9 @@ SERVICES: Final = (
 
 
 def service_of(rows: Callable[[str, list[Any]], list[tuple[Any, ...]]]) -> Service | None:
-    """The service whose own parameters or roles the server has; *rows* asks it."""
+    """The service whose parameters or roles the server has; *rows* queries it."""
     for service in SERVICES:
-        # Parameters of an extension that pg_settings does not show are found by their names.
+        # By current_setting(): pg_settings does not show parameters of extensions that are not loaded.
         found = rows(
             "SELECT EXISTS (SELECT FROM unnest(%s::text[]) AS name WHERE current_setting(name, true) IS NOT NULL)"
             " OR EXISTS (SELECT FROM pg_roles WHERE rolname = ANY (%s::text[]))",
@@ -138,7 +138,7 @@ _RELOAD: Final = sql("SELECT pg_reload_conf();")
 
 
 def set_parameter(service: Service | None, name: str, value: str, *, restart: bool) -> tuple[Step, ...]:
-    """The steps that set a parameter of the server, where it runs."""
+    """The steps that set a server parameter, for its service."""
     if service is not None:
         if name == "wal_level":
             return service.logical

@@ -1,4 +1,4 @@
-"""Checks of the slot: whether it is there, read, and how far behind."""
+"""Checks of the slot: whether it exists, is in use, and how far behind it is."""
 
 from __future__ import annotations
 
@@ -14,30 +14,22 @@ from walex_celery.operations.doctor.finding import Finding, Step, do, python, sh
 from walex_celery.operations.doctor.registry import LeftOut, check
 from walex_celery.operations.doctor.services import set_parameter
 from walex_celery.postgres.slot import check_slot
+from walex_celery.telemetry.progress import human_bytes
 
-#: WAL that waits for a producer that runs; more means that it does not keep up.
+#: A running producer that is further behind does not keep up.
 MUCH_LAG_BYTES: Final = 1 << 30
-#: Of what max_slot_wal_keep_size allows, what should be left.
+#: The part of max_slot_wal_keep_size that should still be free.
 LITTLE_LEFT: Final = 0.25
 
-_STATE = """
-SELECT wal_status, safe_wal_size, CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn()
-         ELSE pg_current_wal_lsn() END - confirmed_flush_lsn, CASE WHEN pg_is_in_recovery()
-         THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END - restart_lsn
-FROM pg_replication_slots WHERE slot_name = %s
-"""
 _READER = """
 SELECT usename, application_name, coalesce(host(client_addr), 'a local socket') FROM pg_stat_replication
 WHERE pid = %s
-"""
-_STANDBYS = """
-SELECT count(*) FROM pg_replication_slots WHERE slot_type = 'physical' AND active
 """
 
 
 @check("the slot is durable")
 def slot_kind(context: Context) -> Iterator[Finding]:
-    """What a temporary slot does not promise."""
+    """A temporary slot misses changes."""
     if not context.settings.durable_slot:
         yield Finding(
             "slot_kind",
@@ -49,33 +41,33 @@ def slot_kind(context: Context) -> Iterator[Finding]:
 
 @check("the durable slot exists")
 def slot_exists(context: Context) -> Iterator[Finding]:
-    """A durable slot that is not made yet, or was dropped."""
+    """A durable slot that was not created yet, or was dropped."""
     settings = context.settings
     if settings.durable_slot and context.slot is None:
         yield Finding(
             "slot_exists",
             "warning",
             f"durable slot {settings.slot!r} does not exist: "
-            "changes are kept from when setup or the producer makes it",
+            "changes are kept only once setup or the producer creates it",
             sql(context.statements.create_slot(settings)),
         )
 
 
-@check("the slot is ours, and can be read")
+@check("the slot is ours and valid")
 def slot_usable(context: Context) -> Iterator[Finding]:
-    """A slot of another plugin, database or kind, or one that Postgres has invalidated."""
+    """A slot of another plugin, database or type, or one that Postgres invalidated."""
     slot = context.slot
     if slot is None:
         raise LeftOut
     if slot.temporary and slot.active_pid is not None and not context.settings.durable_slot:
         return  # a running producer's
     try:
-        check_slot(msgspec.structs.replace(slot, active_pid=None), context.settings)
+        check_slot(msgspec.structs.replace(slot, active_pid=None), context.settings.slot_settings())
     except WalExError as error:
         found = finding_of("slot_usable", "error", error)
-        if slot.wal_status == "lost":
+        if slot.is_lost:
             found = msgspec.structs.replace(
-                found, mend=(*sql(context.statements.drop_slot(context.settings)), *_backfill(context))
+                found, fix=(*sql(context.statements.drop_slot(context.settings)), *_backfill(context))
             )
         yield found
 
@@ -89,16 +81,16 @@ def _backfill(context: Context) -> tuple[Step, ...]:
 
 @check("the slot waits for its first producer")
 def slot_read(context: Context) -> Iterator[Finding]:
-    """Who reads the slot; nobody, while a durable one keeps WAL."""
+    """Who reads the slot. Postgres keeps WAL for a durable slot that is not read."""
     slot, settings = context.slot, context.settings
-    if slot is None or slot.wal_status == "lost":
+    if slot is None or slot.is_lost:
         raise LeftOut
     if slot.active_pid is None:
         if settings.durable_slot:
             yield Finding(
                 "slot_read",
                 "warning",
-                f"nobody reads slot {slot.name!r}: no producer runs, and Postgres keeps WAL for it",
+                f"slot {slot.name!r} is not in use: no producer is running, and Postgres keeps WAL for it",
                 shell(f"{context.command} walex producer"),
             )
         return
@@ -112,65 +104,56 @@ def slot_read(context: Context) -> Iterator[Finding]:
 
 @check("the slot holds back little WAL")
 def slot_lag(context: Context) -> Iterator[Finding]:
-    """How far the slot is behind, and how near to being lost."""
+    """How far the slot is behind, and how close to being lost."""
     slot = context.slot
-    if slot is None or slot.wal_status == "lost":
+    if slot is None or slot.is_lost:
         raise LeftOut
-    ((status, safe_bytes, lag_bytes, held_bytes),) = context.rows(_STATE, [slot.name])
+    safe_bytes, lag_bytes = slot.safe_wal_bytes, slot.lag_bytes
     keep_bytes = int(context.parameters["max_slot_wal_keep_size"]) << 20
     doubled = set_parameter(
         context.service, "max_slot_wal_keep_size", f"{max(1, keep_bytes >> 20) * 2}MB", restart=False
     )
     catch_up = shell(f"{context.command} walex producer") if slot.active_pid is None else ()
-    behind = f"slot {slot.name!r} is {_size(lag_bytes)} behind, and holds back {_size(held_bytes)} of WAL"
-    if status == "unreserved" or (safe_bytes is not None and safe_bytes <= 0):
+    limit = f"max_slot_wal_keep_size is {human_bytes(keep_bytes)}"
+    behind = (
+        f"slot {slot.name!r} is {human_bytes(lag_bytes or 0)} behind, "
+        f"and Postgres keeps {human_bytes(slot.retained_bytes or 0)} of WAL for it"
+    )
+    if slot.wal_status == "unreserved" or (safe_bytes is not None and safe_bytes <= 0):
         yield Finding(
             "slot_lag",
             "error",
-            f"{behind}: more than max_slot_wal_keep_size ({_size(keep_bytes)}); it is lost at the next checkpoint",
+            f"{behind}: {limit}, so it is lost at the next checkpoint",
             (*doubled, *catch_up),
         )
     elif keep_bytes > 0 and safe_bytes is not None and safe_bytes <= keep_bytes * LITTLE_LEFT:
         yield Finding(
             "slot_lag",
             "warning",
-            f"{behind}: it is lost after {_size(safe_bytes)} more (max_slot_wal_keep_size is {_size(keep_bytes)})",
+            f"{behind}: it is lost after {human_bytes(safe_bytes)} more ({limit})",
             (*doubled, *catch_up),
         )
     elif lag_bytes is not None and lag_bytes > MUCH_LAG_BYTES:
-        mend = catch_up or do(
-            "See in the producer's log what it waits for: a slow batch handler, the broker, or a long transaction"
+        fix = catch_up or do(
+            "See in the producer's log what it is waiting for: a slow batch handler, the broker, or a long transaction"
         )
-        yield Finding("slot_lag", "warning", behind, mend)
+        yield Finding("slot_lag", "warning", behind, fix)
 
 
-@check("the slot goes with a failover, or there is no standby")
+@check("the slot survives a failover, or there is no standby")
 def slot_failover(context: Context) -> Iterator[Finding]:
-    """A failover slot (Postgres 17) is on the standby when it is promoted; others are lost with the primary."""
+    """A failover slot (Postgres 17) exists on the promoted standby; others are lost with the primary."""
     settings = context.settings
     if not settings.durable_slot or context.slot is None or context.connection.server_version < 170000:
         raise LeftOut
-    ((standbys,),) = context.rows(_STANDBYS)
-    ((failover,),) = context.rows(
-        "SELECT failover FROM pg_replication_slots WHERE slot_name = %s", [settings.slot]
-    )
-    if standbys and not failover:
+    if context.slot_counts.standbys and not context.slot.failover:
         yield Finding(
             "slot_failover",
             "warning",
-            f"the server has a standby, and slot {settings.slot!r} is no failover slot: it is lost when the standby is "
+            f"the server has a standby, but slot {settings.slot!r} is no failover slot: it is lost when the standby is "
             "promoted",
             (
-                *python("failover=True  # the producer makes it one when it starts"),
+                *python("failover=True  # the producer alters the slot when it starts"),
                 *do("Set sync_replication_slots = on on the standby, and restart the producer"),
             ),
         )
-
-
-def _size(count: int | None) -> str:
-    size = float(count or 0)
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TB"

@@ -1,4 +1,4 @@
-"""Checks of the running workers, which are asked by Celery's remote control."""
+"""Checks of the running workers, through Celery's remote control."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from walex_celery.operations.doctor.finding import Finding, do, shell
 from walex_celery.operations.doctor.registry import LeftOut, check
 
 
-@check("a worker runs, or none is needed")
+@check("a worker is running, or none is needed")
 def workers_running(context: Context) -> Iterator[Finding]:
     """No worker at all: tasks wait in the broker."""
     if context.functions and not context.workers:
@@ -25,7 +25,7 @@ def workers_running(context: Context) -> Iterator[Finding]:
 
 @check("every queue has a worker")
 def queues_consumed(context: Context) -> Iterator[Finding]:
-    """Queues that tasks go to and that none of the running workers reads."""
+    """Queues that tasks go to, but no running worker consumes."""
     if not context.workers:
         raise LeftOut
     consumed = {queue for worker in context.workers.values() for queue in worker.queues}
@@ -43,7 +43,7 @@ def queues_consumed(context: Context) -> Iterator[Finding]:
         )
 
 
-@check("the workers know the tasks that they are sent")
+@check("the workers know their tasks")
 def tasks_registered(context: Context) -> Iterator[Finding]:
     """A worker discards a task that it does not know."""
     if not context.workers:
@@ -58,8 +58,8 @@ def tasks_registered(context: Context) -> Iterator[Finding]:
                     f"worker {name} consumes {', '.join(sorted(worker.queues & queues))} and does not know task "
                     f"{function.name}: it discards it",
                     do(
-                        f"Restart {name} with the code that the producer runs, or, if the task is another code base's, "
-                        "route it to a queue of that one's workers (task_routes)"
+                        f"Restart {name} with the producer's code or, if the task belongs to another code base, route "
+                        "it to a queue of that code base's workers (task_routes)"
                     ),
                 )
 
@@ -67,5 +67,5 @@ def tasks_registered(context: Context) -> Iterator[Finding]:
 def _option(queues: list[str], context: Context) -> str:
     if queues in ([], [str(context.app.conf.task_default_queue)]):
         return ""
-    # A name of its own: of two workers with the same one, only one is seen.
+    # With a name of its own: if two workers share a name, only one is seen.
     return f" -Q {shlex.quote(','.join(queues))} -n {shlex.quote(queues[0])}@%h"

@@ -1,1 +1,1 @@
-"""What an operator sees of a producer: status, metrics, health, Flower."""
+"""How operators watch a producer: status, metrics, health, Flower."""

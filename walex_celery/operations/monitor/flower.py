@@ -1,6 +1,6 @@
-"""A producer among Celery's nodes: it listens to remote control, and shows itself to Flower as a worker does.
+"""Makes a producer a node of Celery: it answers remote control and appears in Flower, like a worker.
 
-On a thread and a connection of its own: a broker that is away costs the answers, never a change.
+It has its own thread and connection: if the broker is down, answers are lost, but never a change.
 """
 
 from __future__ import annotations
@@ -16,26 +16,27 @@ from typing import Any, Final
 from celery import Celery
 
 from walex_celery.app import WalEx
+from walex_celery.broker import open_link
 from walex_celery.errors import WalExError
-from walex_celery.operations.remote.node import Remote, RemoteNode, open_link
+from walex_celery.operations.remote.node import Remote, RemoteNode
 from walex_celery.pipeline.producer import Producer
 from walex_celery.telemetry.activity import Doing
 from walex_celery.telemetry.report import own_version
 
 logger = logging.getLogger("walex_celery.operations.presence")
 
-#: Seconds between heartbeats, as a worker's. Monitors call a node offline when they miss it for some time.
+#: Seconds between heartbeats, like a worker's. Monitors show a node as offline if it misses them.
 HEARTBEAT_SECONDS: Final = 2.0
-#: Seconds to wait for a command before looking around.
+#: Seconds to wait for a command before checking the heartbeat.
 _LISTEN_SECONDS: Final = 0.5
 _CONNECT_SECONDS: Final = 10.0
 _LONGEST_BACKOFF_SECONDS: Final = 30.0
 
 
 class Presence:
-    """Makes *producer* answer and show itself, inside of a ``with``.
+    """Makes *producer* answer remote control and appear in Flower, inside a ``with``.
 
-    Does nothing where ``worker_enable_remote_control`` is off and the setting ``flower`` is too.
+    Does nothing if both ``worker_enable_remote_control`` and the setting ``flower`` are off.
     """
 
     def __init__(self, app: Celery, walex: WalEx, producer: Producer) -> None:
@@ -58,27 +59,27 @@ class Presence:
     def __exit__(self, *exc_info: object) -> None:
         self._closing.set()
         if self._thread is not None:
-            # A broker that hangs does not hold up the end of the process.
+            # A hanging broker must not delay the end of the process.
             self._thread.join(timeout=5.0)
 
     def _run(self) -> None:
-        # One that finds the slot in use ends at once, and must not be taken for the one that has its name.
+        # A producer that finds the slot in use ends at once, and must not appear as the one that has its name.
         while not self._is_up() and not self._closing.wait(0.05):
             pass
-        delay, told = 1.0, False
+        delay, warned = 1.0, False
         while not self._closing.is_set():
             began = time.monotonic()
             try:
                 self._serve()
-            except Exception as error:  # every driver has its own tree of errors
+            except Exception as error:  # every driver has its own error classes
                 if time.monotonic() - began > _LONGEST_BACKOFF_SECONDS:
-                    delay, told = 1.0, False
+                    delay, warned = 1.0, False
                 text = str(error) if isinstance(error, WalExError) else type(error).__name__
                 logger.log(
-                    logging.DEBUG if told else logging.WARNING,
-                    "remote control and Flower can't reach this producer just now (%s); trying again", text,
+                    logging.DEBUG if warned else logging.WARNING,
+                    "remote control and Flower can't reach this producer now (%s); trying again", text,
                 )  # fmt: skip
-                told = True
+                warned = True
                 self._closing.wait(delay)
                 delay = min(delay * 2, _LONGEST_BACKOFF_SECONDS)
 
@@ -103,7 +104,7 @@ class Presence:
             mailbox: Any = self._app.control
             node = RemoteNode(self._hostname, self._remote, connection.channel(), mailbox.mailbox(connection))
             node.listen()
-            logger.info("remote control and Flower know this producer as %s", self._hostname)
+            logger.info("remote control and Flower show this producer as %s", self._hostname)
         events = self._app.events.Dispatcher(
             connection, hostname=self._hostname, enabled=self._shows_itself, buffer_while_offline=False
         )

@@ -1,7 +1,6 @@
 """The HTTP server of a producer: ``/metrics``, ``/healthz`` and ``/readyz``.
 
-A server of a few threads beside the producer's: a client that is slow, or does not stop asking, costs it nothing but
-its own connection.
+It runs in a few threads of its own: a client that is slow, or asks too often, never slows down the producer.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("walex_celery.operations.monitoring")
 
-#: Requests answered at once; more are turned away.
+#: Requests answered concurrently; more are refused.
 CONNECTIONS: Final = 16
-#: Seconds that a client may take to send its request, or to take its answer.
+#: Seconds that a client may take to send its request, or to read the answer.
 CLIENT_SECONDS: Final = 5.0
 
 NO_METRICS: Final = "metrics need an extra: pip install 'walex-celery[metrics]'"
@@ -36,17 +35,17 @@ _TEXT: Final = "text/plain; charset=utf-8"
 
 @contextmanager
 def monitoring(producers: Sequence[Producer], *, host: str, port: int) -> Iterator[tuple[str, int]]:
-    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` of *producers*; gives the address in use.
+    """Serve ``/metrics``, ``/healthz`` and ``/readyz`` of *producers*; yields the address in use.
 
-    Without prometheus-client the last two are answered all the same, and the first says what is missing.
+    Without prometheus-client the last two still work, and the first says what is missing.
 
     Args:
         producers: those of this process; usually one.
-        host: the address to listen on; ``0.0.0.0`` and ``::`` are all of IPv4, and all.
-        port: 0 for any that is free.
+        host: the address to listen on; ``0.0.0.0`` is all of IPv4, ``::`` everything.
+        port: 0 for any free port.
 
     Raises:
-        ConfigurationError: the address is in use, or not this machine's.
+        ConfigurationError: the address is in use, or is not this machine's.
     """
     watched = [(producer, Observer(producer)) for producer in producers]
     exposition = _exposition(watched)
@@ -54,8 +53,9 @@ def monitoring(producers: Sequence[Producer], *, host: str, port: int) -> Iterat
         server = _Server((host, port), watched, exposition)
     except (OSError, OverflowError) as error:
         raise ConfigurationError(
-            f"metrics_port: can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}. Give another "
-            "with --metrics-port or WALEX_METRICS_PORT (and --metrics-host, WALEX_METRICS_HOST), or end what uses it"
+            f"metrics_port: can't listen on {host}:{port}: {getattr(error, 'strerror', None) or error}\n"
+            "  fix: choose another with --metrics-port or WALEX_METRICS_PORT (and --metrics-host, WALEX_METRICS_HOST), "
+            "or stop what uses it"
         ) from error
     thread = threading.Thread(target=server.serve_forever, name="walex-monitoring", daemon=True)
     try:
@@ -89,7 +89,7 @@ def _exposition(watched: Sequence[tuple[Producer, Observer]]) -> Exposition | No
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # Threads that wait for a slow client are left behind when the process ends.
+    # The end of the process does not wait for slow clients.
     block_on_close = False
 
     def __init__(
@@ -105,7 +105,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
-        # Not HTTPServer's, which asks the DNS for this host's name.
+        # Not HTTPServer's own, which looks up this host's name in the DNS.
         if self.address_family == socket.AF_INET6:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -125,7 +125,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        logger.debug("a client of the metrics port went away", exc_info=True)
+        logger.debug("a client of the metrics port disconnected", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -148,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
                 ]
             )
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"here are /metrics, /healthz and /readyz\n", _TEXT)
+            self._answer(HTTPStatus.NOT_FOUND, b"try /metrics, /healthz or /readyz\n", _TEXT)
 
     do_HEAD = do_GET
 

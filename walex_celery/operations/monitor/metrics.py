@@ -1,7 +1,7 @@
-"""What a producer counts, as Prometheus reads it: collected when it is asked for, nothing is done in between.
+"""A producer's metrics for Prometheus, collected at each scrape; there is no work in between.
 
 Names and units follow https://prometheus.io/docs/practices/naming/. Every series has the label ``name``, the
-instance's: several may run in a process, or be scraped by one Prometheus.
+instance's name: several may run in one process, or be scraped by one Prometheus.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ from walex_celery.telemetry.activity import Doing
 from walex_celery.telemetry.statistics import BOUNDS, Durations, HandlerTally
 
 _NAME = "name"
+#: The label of each state. Dashboards name them, so they stay when a member of the enumeration is renamed.
+_STATES = {doing: doing.name.lower() for doing in Doing} | {Doing.BROKER_DOWN: "broker_away"}
 
 
 class Exposition:
     """Producers' metrics as text.
 
     Args:
-        watched: the producers, each with what watches it.
+        watched: the producers, each with its observer.
     """
 
     def __init__(self, watched: Iterable[tuple[Producer, Observer]]) -> None:
@@ -50,7 +52,7 @@ class Exposition:
 
 
 class ProducersCollector(Collector):
-    """Reads :class:`~walex_celery.telemetry.statistics.Statistics`, and the rest, of *watched* producers."""
+    """Collects the statistics and the state of the *watched* producers."""
 
     def __init__(self, watched: Iterable[tuple[Producer, Observer]]) -> None:
         self._watched = list(watched)
@@ -65,7 +67,7 @@ class ProducersCollector(Collector):
         ]
         merged: dict[str, Metric] = {}
         for metric in families:
-            # A family is told once, with the samples of all producers.
+            # Each family appears once, with the samples of all producers.
             known = merged.setdefault(metric.name, metric)
             if known is not metric:
                 known.samples.extend(metric.samples)
@@ -77,7 +79,7 @@ def _instance(producer: Producer) -> str:
 
 
 def _gauge(producer: Producer, name: str, help: str, value: float | bool | None) -> Iterator[Metric]:
-    """One value; nothing where it is not known."""
+    """One value; no sample if it is unknown."""
     if value is not None:
         metric = GaugeMetricFamily(f"walex_{name}", help, labels=[_NAME])
         metric.add_metric([_instance(producer)], float(value))
@@ -102,7 +104,7 @@ def _histogram(metric: HistogramMetricFamily, labels: list[str], durations: Dura
 
 def _process(producer: Producer, observer: Observer) -> Iterator[Metric]:
     labels = [_NAME, "version", "celery_version", "python_version", "compiled"]
-    build = GaugeMetricFamily("walex_build_info", "What runs, in its labels; always 1.", labels=labels)
+    build = GaugeMetricFamily("walex_build_info", "The running versions, as labels; always 1.", labels=labels)
     versions = [version("walex-celery"), celery.__version__, platform.python_version()]
     build.add_metric([_instance(producer), *versions, str(speedups.compiled).lower()], 1)
     yield build
@@ -116,22 +118,24 @@ def _process(producer: Producer, observer: Observer) -> Iterator[Metric]:
 
 def _state(producer: Producer, observer: Observer) -> Iterator[Metric]:
     now = producer.activity.now
-    state = GaugeMetricFamily("walex_state", "1 for what the producer is doing now.", labels=[_NAME, "state"])
+    state = GaugeMetricFamily(
+        "walex_state", "1 for the producer's current activity.", labels=[_NAME, "state"]
+    )
     for doing in Doing:
-        state.add_metric([_instance(producer), doing.name.lower()], float(doing is now.doing))
+        state.add_metric([_instance(producer), _STATES[doing]], float(doing is now.doing))
     yield state
     yield from _gauge(
         producer, "streaming", "Whether this producer holds the slot.", producer.streaming.is_set()
     )
     yield from _gauge(
-        producer, "broker_up", "Whether the broker takes tasks, or can be reached.", observer.broker_up
+        producer, "broker_up", "Whether the broker accepts tasks, or can be reached.", observer.broker_up
     )
     yield from _gauge(
-        producer, "postgres_up", "Whether Postgres answers, on a connection of its own.", observer.postgres_up
+        producer, "postgres_up", "Whether Postgres answers on a separate connection.", observer.postgres_up
     )
     running = GaugeMetricFamily(
         "walex_handler_running_seconds",
-        "How long the batch handler has been running that runs now.",
+        "How long the current batch handler call has been running.",
         labels=[_NAME, "handler"],
     )
     if now.doing is Doing.HANDLER:
@@ -143,7 +147,7 @@ def _lag(producer: Producer, observer: Observer) -> Iterator[Metric]:
     known = producer.snapshot()
     if known is not None:
         yield from _gauge(
-            producer, "lag_seconds", "Age of the oldest change that is not done.", known.lag.seconds
+            producer, "lag_seconds", "Age of the oldest change that is not acknowledged.", known.lag.seconds
         )
     slot = observer.slot
     if slot is None:
@@ -155,28 +159,28 @@ def _lag(producer: Producer, observer: Observer) -> Iterator[Metric]:
     yield from _gauge(
         producer,
         "slot_safe_bytes",
-        "WAL that may be written before the slot is lost; none without max_slot_wal_keep_size.",
-        slot.safe_bytes,
+        "WAL that may be written before the slot is lost; absent without max_slot_wal_keep_size.",
+        None if slot.safe_wal_bytes is None else max(0, slot.safe_wal_bytes),
     )
-    yield from _gauge(producer, "slot_active", "Whether any producer reads the slot.", slot.active)
-    yield from _gauge(producer, "slot_lost", "Whether Postgres invalidated the slot.", slot.lost)
+    yield from _gauge(producer, "slot_active", "Whether any producer reads the slot.", slot.is_active)
+    yield from _gauge(producer, "slot_lost", "Whether Postgres invalidated the slot.", slot.is_lost)
 
 
 def _read(producer: Producer, observer: Observer) -> Iterator[Metric]:
     statistics = producer.statistics
     yield from _counter(
-        producer, "connects", "How often streaming began; the first time is one.", statistics.connects
+        producer, "connects", "How often streaming began, including the first time.", statistics.connects
     )
-    yield from _counter(producer, "messages", "Messages of the stream that were read.", statistics.messages)
+    yield from _counter(producer, "messages", "Replication messages read.", statistics.messages)
     yield from _counter(
         producer,
         "transactions",
-        "Transactions that were dispatched, of those with an event somebody wanted.",
+        "Transactions dispatched: those with at least one routed event.",
         statistics.transactions,
     )
     labels = [_NAME, "table", "type"]
-    events = CounterMetricFamily("walex_events", "Events that were dispatched.", labels=labels)
-    filtered = CounterMetricFamily("walex_events_filtered", "Events that filters dropped.", labels=labels)
+    events = CounterMetricFamily("walex_events", "Events dispatched.", labels=labels)
+    filtered = CounterMetricFamily("walex_events_filtered", "Events dropped by filters.", labels=labels)
     for key, tally in statistics.tallies():
         # Messages have no table.
         table = str(Table(key.schema, key.table)) if key.table else ""
@@ -190,7 +194,7 @@ def _read(producer: Producer, observer: Observer) -> Iterator[Metric]:
 def _published(producer: Producer, observer: Observer) -> Iterator[Metric]:
     statistics = producer.statistics
     tasks = CounterMetricFamily(
-        "walex_tasks_published", "Tasks given to the publisher, by function.", labels=[_NAME, "task"]
+        "walex_tasks_published", "Tasks handed to the publisher, by function.", labels=[_NAME, "task"]
     )
     for task, tally in statistics.task_tallies():
         tasks.add_metric([_instance(producer), task], tally.count)
@@ -206,19 +210,21 @@ def _published(producer: Producer, observer: Observer) -> Iterator[Metric]:
         yield from _gauge(
             producer, "unconfirmed_tasks", "Tasks that the broker has not confirmed yet.", count
         )
-        yield from _gauge(producer, "unconfirmed_bytes", "Size of the tasks not confirmed yet.", size)
+        yield from _gauge(
+            producer, "unconfirmed_bytes", "Size of the tasks that the broker has not confirmed yet.", size
+        )
 
 
 def _handlers(producer: Producer, observer: Observer) -> Iterator[Metric]:
     labels = [_NAME, "handler"]
     seconds = HistogramMetricFamily(
-        "walex_handler_seconds", "How long calls of a batch handler took.", labels=labels
+        "walex_handler_seconds", "Duration of a batch handler's calls.", labels=labels
     )
     errors = CounterMetricFamily("walex_handler_errors", "How often a batch handler raised.", labels=labels)
     events = CounterMetricFamily(
         "walex_handler_events", "Events that a batch handler handled.", labels=labels
     )
-    # Those that were not called yet too: a counter that begins with its first error shows no increase.
+    # Including those not called yet: a counter that appears with its first error shows no increase.
     registered = {
         handler.name: HandlerTally() for handler in producer.walex.handlers if handler.batch is not None
     }
@@ -234,13 +240,13 @@ def _handlers(producer: Producer, observer: Observer) -> Iterator[Metric]:
 
 def _stored(producer: Producer, observer: Observer) -> Iterator[Metric]:
     yield from _gauge(
-        producer, "dead_letters", "Dead letters that wait to be looked at.", observer.dead_letters
+        producer, "dead_letters", "Dead letters waiting to be retried or discarded.", observer.dead_letters
     )
     known = producer.snapshot()
     if known is not None and known.spool is not None:
         waiting, limit = known.spool.waiting_bytes, known.spool.max_bytes
-        yield from _gauge(producer, "spool_bytes", "What waits in the spool.", waiting)
-        yield from _gauge(producer, "spool_max_bytes", "What the spool may hold.", limit)
+        yield from _gauge(producer, "spool_bytes", "Bytes waiting in the spool.", waiting)
+        yield from _gauge(producer, "spool_max_bytes", "Capacity of the spool.", limit)
 
 
 _FAMILIES: tuple[Callable[[Producer, Observer], Iterator[Metric]], ...] = (

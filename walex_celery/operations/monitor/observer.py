@@ -1,7 +1,7 @@
-"""What only others know of a producer: its slot, its dead letters, and, while it stands by, its broker.
+"""What only the servers know of a producer: its slot, its dead letters and, while it stands by, its broker.
 
-A thread asks now and then, on connections of its own, so that the answers don't depend on the producer's thread: a
-handler that hangs is when they matter most.
+A thread asks them regularly, on its own connections, so that the answers don't depend on the producer's thread: they
+matter most when a handler hangs.
 """
 
 from __future__ import annotations
@@ -12,60 +12,34 @@ import time
 from contextlib import suppress
 from typing import Final
 
-import msgspec
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
-from walex_celery.broker.link import Link
+from walex_celery.broker import open_link
 from walex_celery.dead_letters import open_dead_letters
 from walex_celery.errors import WalExError
 from walex_celery.pipeline.producer import Producer
-from walex_celery.postgres.connection import connect, explain_error
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.slot import Slot, find_slot
 from walex_celery.telemetry.activity import Doing
 
 logger = logging.getLogger("walex_celery.operations.watch")
 
-#: Seconds between two looks.
+#: Seconds between two checks.
 INTERVAL_SECONDS: Final = 10.0
-#: Seconds that a look at the broker may take.
+#: Seconds that a check of the broker may take.
 BROKER_SECONDS: Final = 5.0
-#: Seconds between two counts of the dead letters, each of which opens their stores.
+#: Seconds between two counts of the dead letters; each count opens their stores.
 LETTERS_SECONDS: Final = 60.0
-
-# A standby server writes no WAL: there, what is replayed counts.
-_SLOT = """
-SELECT active, wal_status = 'lost', safe_wal_size, here - restart_lsn, here - confirmed_flush_lsn
-  FROM pg_replication_slots,
-       (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) wal (here)
- WHERE slot_name = %s
-"""
-
-
-class SlotState(msgspec.Struct, frozen=True):
-    """A slot as Postgres sees it.
-
-    Attributes:
-        active: a producer streams from it.
-        lost: it was invalidated; what it stood for is gone.
-        safe_bytes: WAL that may still be written before it is lost; ``None`` without ``max_slot_wal_keep_size``.
-        retained_bytes: WAL that Postgres keeps for it.
-        lag_bytes: WAL written and not acknowledged by the producer.
-    """
-
-    active: bool
-    lost: bool
-    safe_bytes: int | None
-    retained_bytes: int | None
-    lag_bytes: int | None
 
 
 class Observer:
-    """Looks at a producer's slot and broker every :data:`INTERVAL_SECONDS`, from :meth:`start` to :meth:`stop`.
+    """Checks a producer's slot and broker every :data:`INTERVAL_SECONDS`, from :meth:`start` to :meth:`stop`.
 
     Attributes:
-        slot: at the last look; ``None`` if there was none, or no such slot.
-        dead_letters: how many waited at the last count; ``None`` if they could not be counted.
-        postgres_up: whether Postgres answered; ``None`` before the first look.
+        slot: at the last check; ``None`` if it failed, or there is no such slot.
+        dead_letters: how many were waiting at the last count; ``None`` if they could not be counted.
+        postgres_up: whether Postgres answered; ``None`` before the first check.
     """
 
     def __init__(self, producer: Producer) -> None:
@@ -73,7 +47,7 @@ class Observer:
         self._stopping = threading.Event()
         self._connection: Connection | None = None
         self._thread: threading.Thread | None = None
-        self.slot: SlotState | None = None
+        self.slot: Slot | None = None
         self.postgres_up: bool | None = None
         self.dead_letters: int | None = None
         self._counted_at: float | None = None
@@ -81,18 +55,18 @@ class Observer:
 
     @property
     def broker_up(self) -> bool | None:
-        """Whether the broker can be reached, as far as known: of a producer that streams, by what it says itself."""
-        if self._producer.activity.now.doing is Doing.BROKER_AWAY:
+        """Whether the broker can be reached; ``None`` if unknown. A streaming producer knows that itself."""
+        if self._producer.activity.now.doing is Doing.BROKER_DOWN:
             return False
         return True if self._producer.streaming.is_set() else self._broker_answers
 
     def start(self) -> None:
-        """Begin looking, in a thread."""
+        """Start checking, in a thread."""
         self._thread = threading.Thread(target=self._run, name="walex-watch", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; a look that is under way is not waited for longer than a moment."""
+        """Stop, waiting at most a second for a check in progress."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout=1)
@@ -112,26 +86,17 @@ class Observer:
             self.slot = self._ask()
             self.postgres_up = True
         except (WalExError, psycopg2.Error):
-            # The producer's own log says it; this is asked every few seconds.
-            logger.debug("Postgres does not tell of the slot", exc_info=True)
+            # Only debug: this runs every few seconds, and the producer itself logs the failure.
+            logger.debug("the slot can't be read", exc_info=True)
             self._disconnect()
             self.slot = None
             self.postgres_up = False
 
-    def _ask(self) -> SlotState | None:
-        settings = self._producer.walex.settings
+    def _ask(self) -> Slot | None:
+        settings = self._producer.walex.settings.slot_settings()
         if self._connection is None:
-            self._connection = connect(settings)
-        try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(_SLOT, (settings.slot,))
-                row = cursor.fetchone()
-        except psycopg2.Error as error:
-            raise explain_error(error, settings) from error
-        if row is None:
-            return None
-        active, lost, safe, retained, lag = row
-        return SlotState(bool(active), bool(lost), _bytes(safe), _bytes(retained), _bytes(lag))
+            self._connection = connect(settings.connection)
+        return find_slot(self._connection, settings)
 
     def _count_dead_letters(self) -> None:
         now = time.monotonic()
@@ -156,12 +121,7 @@ class Observer:
             return
         link = None
         try:
-            link = Link(
-                self._producer.walex.app,
-                BROKER_SECONDS,
-                socket_timeout=BROKER_SECONDS,
-                socket_connect_timeout=BROKER_SECONDS,
-            )
+            link = open_link(self._producer.walex.app, BROKER_SECONDS)
             link.connect()
             self._broker_answers = True
         except WalExError:
@@ -170,8 +130,3 @@ class Observer:
         finally:
             if link is not None:
                 link.close()
-
-
-def _bytes(value: object) -> int | None:
-    # Differences of positions are numerics; a slot that is made just now has none.
-    return None if value is None else max(0, int(str(value)))

@@ -1,4 +1,4 @@
-"""A status for people: read at a glance, worst things in red."""
+"""Renders a status for the terminal; problems are red."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from walex_celery.telemetry.progress import human_bytes, human_seconds
 from walex_celery.telemetry.report import DurationStatus, ProducerStatus
 
 _GOOD: Final = {Doing.STREAMING.value, Doing.HANDLER.value, Doing.BROKER.value, Doing.MIDDLEWARE.value}
-_BAD: Final = {Doing.BROKER_AWAY.value, Doing.RETRYING.value, Doing.ENDED.value}
-#: Lags above these are told in yellow, in seconds and bytes.
+_BAD: Final = {Doing.BROKER_DOWN.value, Doing.RETRYING.value, Doing.ENDED.value}
+#: Lags above these are shown in yellow.
 _LATE_SECONDS: Final = 30.0
 _LATE_BYTES: Final = 64 * 1024 * 1024
 _BAR_WIDTH: Final = 30
-#: Characters of a handler's name that fit beside its figures on a screen of 120 columns.
+#: Characters of a handler's name that fit beside its numbers at 120 columns.
 _LONGEST_NAME: Final = 36
 
 
@@ -69,7 +69,7 @@ def _producer(found: ProducerStatus) -> Panel:
         spool = found.spool
         grid.add_row(
             "spool",
-            f"{human_bytes(spool.waiting_bytes)} wait in it; {human_bytes(spool.size_bytes)} of "
+            f"{human_bytes(spool.waiting_bytes)} waiting; {human_bytes(spool.size_bytes)} of "
             f"{human_bytes(spool.max_bytes)} used",
         )
     grid.add_row(
@@ -98,7 +98,7 @@ def _lag(found: ProducerStatus) -> RenderableType:
     )
     if not lag.backlog_bytes:
         return text
-    # A backlog is being worked off: how much of it is done, and when all of it will be.
+    # A backlog is being worked off: show its progress, and when it will be done.
     text.append(
         "   done in about " + human_seconds(lag.seconds_left)
         if lag.seconds_left is not None
@@ -113,7 +113,7 @@ def _lag(found: ProducerStatus) -> RenderableType:
 
 def _taken(taken: DurationStatus) -> str:
     if taken.mean is None or taken.p95 is None:
-        return "no time yet"
+        return "unknown time"
     return f"{human_seconds(taken.mean)} (p95 {human_seconds(taken.p95)})"
 
 
@@ -144,7 +144,7 @@ def _handlers(found: ProducerStatus) -> Table:
 
 
 def _in_two_lines(name: str) -> str:
-    """A long dotted name, broken before its last part: a narrow column would break it anywhere."""
+    """Break a long dotted name before its last part; otherwise a narrow column would break it anywhere."""
     if len(name) <= _LONGEST_NAME:
         return name
     module, _, last = name.rpartition(".")
@@ -160,15 +160,15 @@ def _tables(found: ProducerStatus) -> Table:
 
 def _slot(slot: SlotStatus | None, instance: str) -> RenderableType:
     if slot is None:
-        return Text(f"slot of {instance}: not known", style="dim")
+        return Text(f"slot of {instance}: unknown", style="dim")
     if not slot.exists:
-        return Text(f"slot {slot.name}: there is none; changes are not kept", style="yellow")
+        return Text(f"slot {slot.name} does not exist; changes are not kept", style="yellow")
     grid = _grid()
-    reading = f"read by process {slot.active_pid} of Postgres" if slot.active else "nothing reads it"
+    reading = f"in use by Postgres process {slot.active_pid}" if slot.active else "not in use"
     kind = "temporary" if slot.temporary else "durable"
     grid.add_row("slot", Text(f"{slot.name} ({kind}), {reading}", style="" if slot.active else "bold yellow"))
     limit = (
-        "no limit: a slot that nobody reads fills the disk (max_slot_wal_keep_size)"
+        "no limit: an unused slot fills the disk (max_slot_wal_keep_size)"
         if slot.safe_wal_bytes is None
         else f"lost after {human_bytes(slot.safe_wal_bytes)} more"
     )

@@ -1,48 +1,40 @@
-"""``walex status``: what the producers say of themselves, and what Postgres says of the slot.
+"""``walex status``: what the producers report about themselves, and what Postgres reports about the slot.
 
-Either is told without the other: a broker that is away hides the producers, a Postgres that is away the slot.
+Each is shown without the other if the broker (for producers) or Postgres (for the slot) is down.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import msgspec
-import psycopg2
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.remote.ask import ANSWER_SECONDS, ask
-from walex_celery.postgres.connection import connect, explain_error
+from walex_celery.postgres.connection import connect
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.settings.model import WalExSettings
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.slot import Slot, find_slot
 from walex_celery.telemetry.report import ProducerStatus
-
-# As JSON: each major of Postgres has more columns.
-_SLOT = """
-SELECT pg_catalog.to_jsonb(s) - 'plugin' AS slot,
-       CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
-FROM (SELECT) AS one LEFT JOIN pg_replication_slots AS s ON s.slot_name = %s
-"""
 
 
 class SlotStatus(msgspec.Struct, frozen=True):
-    """The slot, as Postgres has it.
+    """The slot, as Postgres reports it.
 
     Attributes:
         name: of the slot.
-        exists: whether there is one; the rest is empty if not.
+        exists: whether it exists; if not, the rest is empty.
         active: whether a producer streams from it.
-        active_pid: the process of Postgres that serves it.
-        temporary: whether it goes with the connection.
-        confirmed_flush_lsn: up to where Postgres may forget.
-        restart_lsn: from where Postgres keeps WAL for it.
+        active_pid: the Postgres process that serves it.
+        temporary: whether it is dropped with the connection.
+        confirmed_flush_lsn: the acknowledged position.
+        restart_lsn: the position from which Postgres keeps WAL for it.
         lag_bytes: WAL written after ``confirmed_flush_lsn``.
-        retained_bytes: WAL kept on its account.
-        safe_wal_bytes: how much more may be written before it is lost; ``None`` for no limit.
+        retained_bytes: WAL kept for it.
+        safe_wal_bytes: how much WAL may be written before it is lost; ``None`` for no limit.
         wal_status: ``reserved``, ``extended``, ``unreserved`` or ``lost``.
     """
 
@@ -64,10 +56,10 @@ class StatusReport(msgspec.Struct, frozen=True):
 
     Attributes:
         instance: its name.
-        at: when it was asked.
-        producers: those that answered, by node; with ``--standby`` there may be several.
-        slot: as Postgres has it; ``None`` if Postgres can't be asked.
-        problems: why something is missing, in words.
+        at: the time of the report.
+        producers: those that answered, ordered by node; with ``--standby`` there may be several.
+        slot: as Postgres reports it; ``None`` if Postgres can't be reached.
+        problems: why something is missing, as text.
     """
 
     instance: str
@@ -78,7 +70,7 @@ class StatusReport(msgspec.Struct, frozen=True):
 
 
 class StatusReader:
-    """Asks for the status of one instance, as often as :meth:`read` is called; a context manager."""
+    """Reads the status of one instance, at each :meth:`read`; a context manager."""
 
     def __init__(self, walex: WalEx, registered_name: str, *, timeout: float = ANSWER_SECONDS) -> None:
         self._walex = walex
@@ -96,16 +88,16 @@ class StatusReader:
         """The status now.
 
         Args:
-            expected: so many producers are known to be there: the answers of others are not waited for.
+            expected: how many producers are known to run; returns without waiting for more answers.
         """
         problems: list[str] = []
-        settings: WalExSettings | None = None
+        settings: SlotSettings | None = None
         name = self._registered_name
         try:
-            settings = self._walex.settings
-            name = settings.name
+            settings = self._walex.settings.slot_settings()
+            name = self._walex.settings.name
         except ConfigurationError as error:
-            problems.append(f"the slot is not known here: {error}")
+            problems.append(f"the slot is unknown: {error}")
         slot = None
         if settings is not None:
             try:
@@ -116,10 +108,10 @@ class StatusReader:
         try:
             producers = self._ask(name, expected, problems)
         except WalExError as error:
-            problems.append(f"producers can't be asked: {error}")
+            problems.append(f"producers can't be reached: {error}")
         else:
             if not producers:
-                problems.append(_nobody(self._timeout, slot))
+                problems.append(_no_answer(self._timeout, slot))
         return StatusReport(name, datetime.now(UTC), tuple(producers), slot, tuple(problems))
 
     def _ask(self, name: str, expected: int | None, problems: list[str]) -> list[ProducerStatus]:
@@ -131,21 +123,17 @@ class StatusReader:
             try:
                 found.append(msgspec.convert(reply.answer, ProducerStatus))
             except msgspec.ValidationError as error:
-                problems.append(f"{reply.node} is of another version of walex-celery: {error}")
+                problems.append(f"{reply.node} runs another version of walex-celery: {error}")
         return found
 
-    def _read_slot(self, settings: WalExSettings) -> SlotStatus:
+    def _read_slot(self, settings: SlotSettings) -> SlotStatus:
+        if self._connection is None:
+            self._connection = connect(settings.connection)
         try:
-            if self._connection is None:
-                self._connection = connect(settings)
-            with self._connection.cursor() as cursor:
-                cursor.execute(_SLOT, (settings.slot,))
-                row = cursor.fetchone()
-        except psycopg2.Error as error:
+            return _slot_status(settings.name, find_slot(self._connection, settings))
+        except WalExError:
             self._disconnect()
-            raise explain_error(error, settings) from error
-        assert row is not None
-        return _slot_status(settings.slot, *row)
+            raise
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -153,36 +141,35 @@ class StatusReader:
             self._connection = None
 
 
-def _slot_status(name: str, slot: dict[str, Any] | None, wal_lsn: str) -> SlotStatus:
+def _slot_status(name: str, slot: Slot | None) -> SlotStatus:
     if slot is None:
         return SlotStatus(name, False)
-    written = Lsn.parse(wal_lsn)
-
-    def since(position: str | None) -> int | None:
-        return None if position is None else max(0, written - Lsn.parse(position))
-
     return SlotStatus(
         name,
         True,
-        active=bool(slot["active"]),
-        active_pid=slot["active_pid"],
-        temporary=bool(slot["temporary"]),
-        confirmed_flush_lsn=slot["confirmed_flush_lsn"],
-        restart_lsn=slot["restart_lsn"],
-        lag_bytes=since(slot["confirmed_flush_lsn"]),
-        retained_bytes=since(slot["restart_lsn"]),
-        safe_wal_bytes=slot.get("safe_wal_size"),
-        wal_status=slot.get("wal_status"),
+        active=slot.is_active,
+        active_pid=slot.active_pid,
+        temporary=slot.temporary,
+        confirmed_flush_lsn=_text(slot.confirmed_flush_lsn),
+        restart_lsn=_text(slot.restart_lsn),
+        lag_bytes=slot.lag_bytes,
+        retained_bytes=slot.retained_bytes,
+        safe_wal_bytes=slot.safe_wal_bytes,
+        wal_status=slot.wal_status,
     )
 
 
-def _nobody(timeout: float, slot: SlotStatus | None) -> str:
+def _text(lsn: Lsn | None) -> str | None:
+    return None if lsn is None else str(lsn)
+
+
+def _no_answer(timeout: float, slot: SlotStatus | None) -> str:
     who = f"no producer answered within {timeout:g} s"
     if slot is not None and slot.active:
         return (
-            f"{who}, but the slot is being read (by process {slot.active_pid} of Postgres): that producer does not "
-            "reach this broker, or has worker_enable_remote_control = False"
+            f"{who}, but the slot is in use (by Postgres process {slot.active_pid}): that producer can't reach this "
+            "broker, or has worker_enable_remote_control = False"
         )
     if slot is not None and slot.exists:
-        return f"{who}, and nothing reads the slot: start one with celery -A <app> walex producer"
+        return f"{who}, and the slot is not in use: start one with celery -A <app> walex producer"
     return f"{who}: start one with celery -A <app> walex producer"

@@ -1,4 +1,4 @@
-"""Asking producers in other processes, through Celery's remote-control mailbox."""
+"""Sends commands to producers in other processes, through Celery's remote-control mailbox."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from celery import Celery
 
+from walex_celery.broker import open_link
 from walex_celery.errors import BrokerUnavailable, WalExError
-from walex_celery.operations.remote.node import OWN_PREFIX, check_remote_key, open_link
+from walex_celery.operations.remote.node import OWN_PREFIX, check_remote_key
 from walex_celery.telemetry.report import NODE_PREFIX
 
 #: Seconds to wait for answers; as ``celery inspect`` does.
@@ -18,7 +19,7 @@ _CONNECT_SECONDS: Final = 3.0
 
 
 class Reply(NamedTuple):
-    """What a producer answered: *answer*, or an *error* in words."""
+    """A producer's *answer*, or its *error* as text."""
 
     node: str
     answer: Any
@@ -35,27 +36,27 @@ def ask(
     limit: int | None = None,
     **arguments: Any,
 ) -> list[Reply]:
-    """Ask all producers of an instance, or those named; the replies are ordered by node.
+    """Send a command to all producers of an instance, or to the named ones; returns replies ordered by node.
 
     Args:
-        app: whose broker they listen to.
+        app: the application whose broker they listen to.
         command: ``status``, ``pause``, ``resume``, ``shutdown``, ``reload`` or ``config``.
         name: of the instance; ``None`` for all.
         destination: names of nodes; empty for all.
         timeout: seconds to wait for the next answer.
-        limit: so many answers will do; the rest is not waited for.
+        limit: return after this many answers.
         **arguments: of the command.
 
     Raises:
         BrokerUnavailable: the broker can't be reached.
-        ConfigurationError: a setting that must not go through the broker.
+        ConfigurationError: the setting must not go through the broker.
     """
     if command == "config":
         check_remote_key(arguments["action"], arguments["key"])
     link = open_link(app, max(_CONNECT_SECONDS, timeout))
     try:
         link.connect()
-        control: Any = app.control  # its stubs know no matcher by name
+        control: Any = app.control  # the stubs lack string matchers
         replies = control.broadcast(
             f"{OWN_PREFIX}{command}",
             arguments={**arguments, "name": name},
@@ -70,9 +71,9 @@ def ask(
         )
     except WalExError as error:
         raise BrokerUnavailable(str(error).partition(" What was not confirmed")[0]) from error
-    except Exception as error:  # every driver has its own tree of errors
+    except Exception as error:  # every driver has its own error classes
         raise BrokerUnavailable(
-            f"The broker {link.url} did not carry the question: {type(error).__name__}"
+            f"The broker {link.url} did not transport the command: {type(error).__name__}"
         ) from error
     finally:
         link.close()

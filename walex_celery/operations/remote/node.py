@@ -1,7 +1,7 @@
-"""A producer in Celery's remote control: what it answers to whom.
+"""A producer as a node of Celery's remote control.
 
-The same mailbox that workers listen to (kombu's pidbox). Of the workers' own commands those are answered that
-monitors show; the others are not for a producer, and are passed over in silence unless it is named.
+It listens to the same mailbox as workers (kombu's pidbox). Of the workers' commands it answers those that monitors
+use; it ignores the others unless it is named.
 """
 
 from __future__ import annotations
@@ -18,37 +18,38 @@ from celery.utils.serialization import jsonify
 from kombu.pidbox import Node
 
 from walex_celery.app import WalEx
-from walex_celery.broker.link import Link
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.pipeline.producer import Producer
-from walex_celery.postgres.connection import hide_secrets
-from walex_celery.settings.model import LIST_KEYS, REPLACE_KEYS, WalExSettings, without_password
+from walex_celery.postgres.errors import hide_secrets
+from walex_celery.settings.changes import LIST_KEYS, REPLACE_KEYS
+from walex_celery.settings.model import WalExSettings
+from walex_celery.settings.url import without_password
 from walex_celery.telemetry.report import ProducerStatus
 
 logger = logging.getLogger("walex_celery.operations.remote")
 
-#: What producers' own commands begin with.
+#: The prefix of producers' own commands.
 OWN_PREFIX: Final = "walex_"
-#: What may be changed through the broker. What is secret, what code is run, and where data goes is not among it:
-#: that is read from the producer's own environment (``control reload``).
+#: Settings that may be changed through the broker. Secrets, code to run and destinations of data may not: they are
+#: read from the producer's own environment (``control reload``).
 REMOTE_KEYS: Final = LIST_KEYS | {"database", "durable_slot", "failover", "on_error", "slot_name"}
 SECRET_KEYS: Final = REPLACE_KEYS - REMOTE_KEYS
 
-
-#: "celery control shutdown" means the workers: a producer is not ended by the way, only by its name.
+#: "celery control shutdown" is meant for workers: a producer obeys only if it is named.
 NAMED_ONLY: Final = frozenset({"shutdown"})
 
 
 def check_remote_key(action: str, key: str) -> None:
-    """That *key* may be changed through the broker; asked before it is sent, and again where it arrives.
+    """Check that *key* may be changed through the broker; called by the sender and by the receiver.
 
     Raises:
         ConfigurationError: it may not, or not by *action* (``add``, ``remove``, ``replace``).
     """
     if key in SECRET_KEYS:
         raise ConfigurationError(
-            f"{key!r} is never sent through the broker: it is a secret, code, or says where data goes. Change it where "
-            "the producer reads it (its .env file, say), then: celery -A <app> walex control reload"
+            f"{key!r} is never sent through the broker: it is a secret, code, or a destination of data\n"
+            "  fix: change it where the producer reads it (such as its .env file), then: celery -A <app> walex "
+            "control reload"
         )
     allowed = REMOTE_KEYS if action == "replace" else LIST_KEYS
     if key not in allowed:
@@ -57,29 +58,14 @@ def check_remote_key(action: str, key: str) -> None:
         )
 
 
-def open_link(app: Celery, timeout_seconds: float) -> Link:
-    """A connection to the broker for remote control, whose connecting and waiting end after *timeout_seconds*."""
-    link = Link(app, timeout_seconds)
-    if link.driver_name != "redis":
-        return link
-    # By default it would wait for ever.
-    return Link(
-        app,
-        timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        socket_timeout=timeout_seconds,
-        socket_keepalive=True,
-    )
-
-
 class RemoteNode(Node):
-    """A node of the mailbox that is no worker: silent on what is not meant for it.
+    """A node of the mailbox that is not a worker: it ignores what is not meant for it.
 
     Args:
         hostname: its name.
-        remote: what can be asked of it.
+        remote: the commands it answers.
         channel: where it answers.
-        mailbox: of the application, bound to the channel's connection.
+        mailbox: the application's, bound to the channel's connection.
     """
 
     def __init__(self, hostname: str, remote: Remote, channel: Any, mailbox: Any) -> None:
@@ -88,7 +74,7 @@ class RemoteNode(Node):
         super().__init__(hostname, channel=channel, mailbox=mailbox)
 
     def handle_message(self, body: dict[str, Any], message: Any = None) -> Any:
-        """Answer, if it is for this node."""
+        """Answer if the message is for this node."""
         named = bool(body.get("destination"))
         method = str(body.get("method"))
         if not named and (method not in self._answers or method in NAMED_ONLY):
@@ -100,10 +86,10 @@ class RemoteNode(Node):
         return super().handle_message(body, message)
 
     def handle(self, method: str, arguments: dict[str, Any] | None = None) -> Any:
-        """What the method gives; an error is told to who asked, and to no log."""
+        """The answer of *method*; an error is returned to the caller, not logged."""
         answer = self._answers.get(method)
         if answer is None:
-            return {"error": f"{self.hostname} is a walex producer, no worker: it knows no {method!r}"}
+            return {"error": f"{self.hostname} is a walex producer, not a worker: it has no {method!r}"}
         arguments = {key: value for key, value in (arguments or {}).items() if key != "name"}
         try:
             return answer(**arguments)
@@ -114,12 +100,12 @@ class RemoteNode(Node):
 
 
 class Remote:
-    """What can be asked of a producer from another process.
+    """The remote-control commands of a running producer.
 
     Args:
         app: the application.
-        walex: whose settings may be changed.
-        producer: the one that runs.
+        walex: the instance whose settings may be changed.
+        producer: the running producer.
         name: of the instance.
     """
 
@@ -130,7 +116,7 @@ class Remote:
         self.name = name
 
     def handlers(self) -> Mapping[str, Callable[..., Any]]:
-        """By the name of the command."""
+        """The commands, by name."""
         nothing = {
             method: _nothing
             for method in ("active_queues", "registered", "scheduled", "active", "reserved", "revoked")
@@ -150,13 +136,13 @@ class Remote:
         }
 
     def scrub(self, text: str) -> str:
-        """*text* without secrets."""
+        """*text* with secrets redacted."""
         try:
-            return hide_secrets(text, self._walex.settings)
+            return hide_secrets(text, self._walex.settings.secrets())
         except ConfigurationError:
             return text
 
-    # Its own commands.
+    # The producer's own commands.
 
     def status(self) -> dict[str, Any]:
         """See :class:`~walex_celery.telemetry.report.ProducerStatus`."""
@@ -168,29 +154,29 @@ class Remote:
         self._producer.pause()
         logger.info("asked by remote control to pause")
         return {
-            "ok": "pauses at the next transaction boundary; the slot stays held, so Postgres keeps WAL meanwhile"
+            "ok": "pauses at the next transaction boundary; the slot stays in use, and Postgres keeps WAL meanwhile"
         }
 
     def resume(self) -> dict[str, Any]:
         """See :meth:`Producer.resume`."""
         self._producer.resume()
         logger.info("asked by remote control to resume")
-        return {"ok": "reads on"}
+        return {"ok": "resumes"}
 
     def shutdown(self) -> dict[str, Any]:
         """See :meth:`Producer.stop`."""
         logger.info("asked by remote control to shut down")
         self._producer.stop()
-        return {"ok": "finishes the batch in hand, acknowledges it and ends"}
+        return {"ok": "finishes the current batch, acknowledges it and exits"}
 
     def reload(self) -> dict[str, Any]:
-        """See :meth:`WalEx.reload`; names of settings are told, values are not."""
+        """See :meth:`WalEx.reload`; answers with the names of the settings, not with their values."""
         found = self._walex.reload()
-        told = f"changed: {', '.join(found.changed)}" if found.changed else "nothing has changed"
+        summary = f"changed: {', '.join(found.changed)}" if found.changed else "nothing has changed"
         if found.needs_restart:
-            told += f"; changed too, and in force after a restart only: {', '.join(found.needs_restart)}"
-        logger.info("settings read anew by remote control: %s", told)
-        return {"ok": told}
+            summary += f"; changed, but needs a restart: {', '.join(found.needs_restart)}"
+        logger.info("settings reloaded by remote control: %s", summary)
+        return {"ok": summary}
 
     def config(self, action: str, key: str, value: Any) -> dict[str, Any]:
         """Add to, remove from or replace a setting."""
@@ -199,14 +185,14 @@ class Remote:
         check_remote_key(action, key)
         getattr(self._walex, f"{action}_config")(key, value)
         now = getattr(self._walex.settings, key)
-        told = ", ".join(map(str, now)) if isinstance(now, tuple) else str(now)
-        logger.info("asked by remote control to change %s: now %s", key, told or "nothing")
-        return {"ok": f"{key} is now {told or 'nothing'}, from the next transaction boundary on"}
+        text = (", ".join(map(str, now)) if isinstance(now, tuple) else str(now)) or "nothing"
+        logger.info("asked by remote control to change %s: now %s", key, text)
+        return {"ok": f"{key} is now {text}, from the next transaction boundary on"}
 
-    # What monitors ask of workers.
+    # Workers' commands that monitors use.
 
     def stats(self) -> dict[str, Any]:
-        """In the shape of a worker's, which Flower's page shows; what it has no place for comes under "Other"."""
+        """In the format of a worker's stats, for Flower; what it does not know appears under "Other"."""
         found = self._producer.snapshot()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         answer: dict[str, Any] = {
@@ -221,7 +207,7 @@ class Remote:
         return answer
 
     def conf(self, with_defaults: bool = False, **_: Any) -> dict[str, Any]:
-        """The application's configuration, as a worker shows it, and the settings in force; without secrets."""
+        """The application's configuration, as a worker reports it, and the current settings; without secrets."""
         table = self._app.conf.table(with_defaults=with_defaults)
         shown = jsonify(
             {key: value for key, value in table.items() if isinstance(key, str) and not key.startswith("__")},
@@ -232,7 +218,7 @@ class Remote:
         try:
             shown |= _shown_settings(self._walex.settings)
         except ConfigurationError:
-            logger.debug("there are no settings to show", exc_info=True)
+            logger.debug("the settings are invalid, so they are not shown", exc_info=True)
         return {key: self._scrubbed(value) for key, value in shown.items()}
 
     def _scrubbed(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""``walex setup``: makes the database fit the application. Says each statement; never takes anything away."""
+"""``walex setup``: fits the database to the application. Shows each statement; never removes anything."""
 
 from __future__ import annotations
 
@@ -15,63 +15,65 @@ from walex_celery.errors import ConfigurationError, SetupError, WalExError
 from walex_celery.filters import Table
 from walex_celery.handlers.registry import Handler
 from walex_celery.operations.setup.changes import (
-    Fit,
+    Change,
+    dead_letter_changes,
     dead_letters_are_used,
-    fit_dead_letters,
-    fit_identity,
-    fit_publications,
+    identity_changes,
     lists_tables,
     newly_published,
+    publication_changes,
 )
-from walex_celery.operations.setup.requirements import Need, needs_of
+from walex_celery.operations.setup.requirements import TableRequirement, requirements_of
 from walex_celery.operations.setup.schema import Schema, read_schema, require_tables
 from walex_celery.operations.setup.statements import Statements
-from walex_celery.postgres.connection import explain_error, wal_level_error
+from walex_celery.postgres.errors import explain_slot_error, wal_level_error
 from walex_celery.postgres.failover import check_failover
-from walex_celery.postgres.slot import check_slot, find_slot, inspect_server
-from walex_celery.settings.model import WalExSettings, changed
+from walex_celery.postgres.server import inspect_server
+from walex_celery.postgres.slot import check_slot, find_slot
+from walex_celery.settings.changes import changed
+from walex_celery.settings.model import WalExSettings
 
-#: Where an administrator's connection may be given, so that its password is in no process list.
+#: The environment variable for an administrator's url, which keeps its password out of process lists.
 ADMIN_URL_VARIABLE: Final = "WALEX_ADMIN_URL"
 
 Identity: TypeAlias = Literal["full", "default", "ask"]
 
 
 class Question(msgspec.Struct, frozen=True):
-    """Whether a table, and its partitions, shall have the replica identity FULL.
+    """Whether to set REPLICA IDENTITY FULL on a table and its partitions.
 
     Attributes:
         table: which.
-        reason: what goes wrong otherwise.
-        fits: the statements, if so.
-        advised: whether "yes" is the better answer for most.
-        needed: whether the application's own writes would fail otherwise.
+        reason: what goes wrong without it.
+        changes: the statements that set it.
+        advised: whether "yes" is the better answer for most users.
+        needed: whether the application's own writes would fail without it.
     """
 
     table: Table
     reason: str
-    fits: list[Fit]
+    changes: list[Change]
     advised: bool
     needed: bool = False
 
     @property
     def sentence(self) -> str:
-        """What it would change, and what it costs."""
+        """Why it is needed, and what it costs."""
         return f"{self.table}: {self.reason}. REPLICA IDENTITY FULL writes whole old rows to the WAL."
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What setup would run: *fits* in their order, and notes on what it leaves as it is."""
+    """What setup would run: *changes*, in order, and notes on what it leaves as it is."""
 
-    fits: list[Fit]
+    changes: list[Change]
     notes: list[str]
 
 
 def administrator(settings: WalExSettings, url: str | None) -> WalExSettings:
-    """The settings with the connection of *url*, if one is given: another role, the same database.
+    """The settings with the connection of *url*, if given: another role on the same database.
 
     Raises:
-        ConfigurationError: *url* is none, or names another database.
+        ConfigurationError: *url* is malformed, or names another database.
     """
     if not url:
         return settings
@@ -81,8 +83,8 @@ def administrator(settings: WalExSettings, url: str | None) -> WalExSettings:
         raise ConfigurationError(f"--url or {ADMIN_URL_VARIABLE}: {error}") from None
     if other.database != settings.database:
         raise ConfigurationError(
-            f"--url or {ADMIN_URL_VARIABLE} is of database {other.database!r}, and the producer reads "
-            f"{settings.database!r}; give the url of the same database"
+            f"--url or {ADMIN_URL_VARIABLE} names database {other.database!r}, but the producer reads "
+            f"{settings.database!r}; use the url of the same database"
         )
     return other
 
@@ -95,39 +97,39 @@ def plan(
     decide: Callable[[Question], bool],
     role: str | None = None,
 ) -> Plan:
-    """What has to be run.
+    """The changes to make.
 
     Args:
-        connection: of whoever will run it.
-        settings: the application's, with that connection.
+        connection: as the role that will make them.
+        settings: the application's, with that role's connection.
         handlers: the application's.
-        decide: answers for each table whose old values are wanted and not there.
-        role: the producer's, where it is another than that of *connection*.
+        decide: answers whether to set REPLICA IDENTITY FULL, for each table that needs it.
+        role: the producer's role, if it is not that of *connection*.
 
     Raises:
-        SetupError: a table does not exist, or the slot is somebody else's.
+        SetupError: a table does not exist, or the slot belongs to something else.
         WalExError: the catalog can't be read.
     """
     handlers = list(handlers)
     schema = read_schema(connection, settings)
     require_tables(schema, settings)
-    needs = needs_of(settings, handlers, schema)
+    requirements = requirements_of(settings, handlers, schema)
     statements = Statements(connection)
     notes = []
     if lists_tables(settings, schema):
         names = ", ".join(settings.publication)
         notes.append(
-            f"publication {names} lists its tables: subscriptions '*' are those. Postgres can't make it one FOR ALL "
-            "TABLES; name another in publication=, and setup makes it so"
+            f"publication {names} lists its tables: subscriptions '*' are those. Postgres can't turn it into one FOR "
+            "ALL TABLES; name a new one in publication=, and setup creates it so"
         )
-    publishing = list(fit_publications(settings, needs, schema, statements))
-    identities: list[Fit] = []
+    publishing = list(publication_changes(settings, requirements, schema, statements))
+    identities: list[Change] = []
     refused: list[Question] = []
     for question in (
-        *_without_identity(settings, needs, schema, statements),
-        *_questions(needs, schema, statements),
+        *_without_identity(settings, requirements, schema, statements),
+        *_questions(requirements, schema, statements),
     ):
-        new = [fit for fit in question.fits if fit.sql not in {known.sql for known in identities}]
+        new = [change for change in question.changes if change.sql not in {known.sql for known in identities}]
         if not new:
             continue
         if decide(question):
@@ -135,44 +137,46 @@ def plan(
         elif question.needed:
             refused.append(question)
         else:
-            notes.append(f"{question.sentence} Left as it is; `--replica-identity full` sets it.")
+            notes.append(f"{question.sentence} Not set; `--replica-identity full` sets it.")
     if refused:
         raise _refusal(refused)
-    # Before the publication: from then on Postgres refuses updates of what has no identity.
-    fits = identities + publishing
+    # Before the publication: once published, Postgres refuses to update a table without an identity.
+    changes = identities + publishing
     if dead_letters_are_used(settings, handlers):
-        fits += fit_dead_letters(connection, role or _current_role(connection), statements)
-    # Last: the publication must be there in the past of the WAL that the slot begins with.
-    fits += _fit_slot(connection, settings, statements)
-    return Plan(fits, notes)
+        changes += dead_letter_changes(connection, role or _current_role(connection), statements)
+    # Last: the publication must exist before the WAL position at which the slot begins.
+    changes += _slot_changes(connection, settings, statements)
+    return Plan(changes, notes)
 
 
-def _questions(needs: list[Need], schema: Schema, statements: Statements) -> Iterator[Question]:
-    for need in needs:
-        fits = fit_identity(need, schema, statements)
-        if not fits:
+def _questions(
+    requirements: list[TableRequirement], schema: Schema, statements: Statements
+) -> Iterator[Question]:
+    for requirement in requirements:
+        changes = identity_changes(requirement, schema, statements)
+        if not changes:
             continue
-        if need.by_filters:
-            reason = f"{'; '.join(need.by_filters)} drop nothing without old values"
+        if requirement.by_filters:
+            reason = f"{'; '.join(requirement.by_filters)} drop nothing without old values"
         else:
-            seen = ", ".join(need.by_changes)
-            reason = f"{seen} can't see what changed, nor, of a deleted row, more than its key"
-        yield Question(need.table, reason, fits, advised=bool(need.by_filters))
+            seen = ", ".join(requirement.by_changes)
+            reason = f"{seen} can't see what changed, and sees only the key of a deleted row"
+        yield Question(requirement.table, reason, changes, advised=bool(requirement.by_filters))
 
 
 def _without_identity(
-    settings: WalExSettings, needs: list[Need], schema: Schema, statements: Statements
+    settings: WalExSettings, requirements: list[TableRequirement], schema: Schema, statements: Statements
 ) -> Iterator[Question]:
-    """What setup would publish and Postgres then not let be updated."""
-    for state in newly_published(settings, needs, schema):
+    """Questions about tables that Postgres would not let anyone update once setup publishes them."""
+    for state in newly_published(settings, requirements, schema):
         if not state.can_be_updated:
             yield Question(
                 state.table,
                 "it has no primary key: once it is published, Postgres refuses its UPDATE and DELETE to everyone",
                 [
-                    Fit(
+                    Change(
                         statements.identity_full(state),
-                        f"{state.table} has no primary key, and could not be updated",
+                        f"{state.table} has no primary key, so updates would be refused",
                     )
                 ],
                 advised=True,
@@ -184,7 +188,7 @@ def _refusal(refused: list[Question]) -> SetupError:
     tables = ", ".join(str(question.table) for question in refused)
     return SetupError(
         f"{tables} has no primary key: once it is published, Postgres refuses its UPDATE and DELETE to everyone\n"
-        "  mend: add a primary key, or run setup with --replica-identity full"
+        "  fix: add a primary key, or run setup with --replica-identity full"
     )
 
 
@@ -195,48 +199,49 @@ def _current_role(connection: Connection) -> str:
     return str(role)
 
 
-def _fit_slot(connection: Connection, settings: WalExSettings, statements: Statements) -> list[Fit]:
+def _slot_changes(connection: Connection, settings: WalExSettings, statements: Statements) -> list[Change]:
     if not settings.durable_slot:
         return []
-    slot = find_slot(connection, settings)
-    check_failover(inspect_server(connection, settings), slot, settings)
+    wanted = settings.slot_settings()
+    slot = find_slot(connection, wanted)
+    check_failover(inspect_server(connection, wanted.connection), slot, wanted)
     if slot is None:
-        return [Fit(statements.create_slot(settings), f"durable slot {settings.slot!r} is missing")]
-    # In use is as it should be.
-    check_slot(msgspec.structs.replace(slot, active_pid=None), settings)
+        return [Change(statements.create_slot(settings), f"durable slot {settings.slot!r} is missing")]
+    # A slot in use is fine.
+    check_slot(msgspec.structs.replace(slot, active_pid=None), wanted)
     return []
 
 
 def run(
     connection: Connection,
     settings: WalExSettings,
-    fits: Iterable[Fit],
+    changes: Iterable[Change],
     *,
-    started: Callable[[Fit], object] = lambda fit: None,
+    started: Callable[[Change], object] = lambda change: None,
 ) -> None:
-    """Run *fits* one by one, *started* being told of each before.
+    """Make *changes* one by one, calling *started* before each.
 
-    A failure leaves those before it in place: running setup again goes on from there.
+    After a failure the earlier ones stay in place, and setup can be run again.
 
     Raises:
-        WalExError: the first that failed, with who may run it.
+        WalExError: a change failed; the message says which role may make it.
     """
-    for fit in fits:
-        if "pg_create_logical_replication_slot" in fit.sql:
+    for change in changes:
+        if "pg_create_logical_replication_slot" in change.sql:
             check_wal_level(connection)
-        started(fit)
+        started(change)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(fit.sql)
+                cursor.execute(change.sql)
         except psycopg2.Error as error:
-            raise _explain(error, fit, settings) from error
+            raise _explain(error, change, settings) from error
 
 
 def check_wal_level(connection: Connection) -> None:
-    """That Postgres logs what a slot needs.
+    """Check that the server's ``wal_level`` allows logical slots.
 
     Raises:
-        WalLevelError: with the line that mends it.
+        WalLevelError: it does not; the message has the fix.
     """
     with connection.cursor() as cursor:
         cursor.execute("SHOW wal_level")
@@ -245,18 +250,18 @@ def check_wal_level(connection: Connection) -> None:
         raise wal_level_error(f"wal_level is {wal_level!r}")
 
 
-def _explain(error: psycopg2.Error, fit: Fit, settings: WalExSettings) -> WalExError:
-    if error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE or "slot" in fit.sql:
-        return explain_error(error, settings)
+def _explain(error: psycopg2.Error, change: Change, settings: WalExSettings) -> WalExError:
+    if error.pgcode != errorcodes.INSUFFICIENT_PRIVILEGE or "slot" in change.sql:
+        return explain_slot_error(error, settings.slot_settings())
     text = str(error).strip().partition("\n")[0]
-    if "FOR ALL TABLES" in fit.sql:
-        who = "a superuser may make it"
-    elif fit.sql.startswith("CREATE PUBLICATION"):
+    if "FOR ALL TABLES" in change.sql:
+        who = "only a superuser may create it"
+    elif change.sql.startswith("CREATE PUBLICATION"):
         database = settings.database.replace('"', '""')
-        who = f'it takes GRANT CREATE ON DATABASE "{database}", and to own the tables'
+        who = f'it needs GRANT CREATE ON DATABASE "{database}", and must own the tables'
     else:
-        who = "its owner or a superuser may do so"
+        who = "only the owner or a superuser may"
     return SetupError(
-        f"role {settings.username or '<role>'!r} may not run {fit.sql} ({text}): {who}\n"
-        f"  mend: run setup with that role's url, in {ADMIN_URL_VARIABLE} or --url"
+        f"role {settings.username or '<role>'!r} may not run {change.sql} ({text}): {who}\n"
+        f"  fix: run setup as such a role, with its url in {ADMIN_URL_VARIABLE} or --url"
     )

@@ -7,23 +7,22 @@ from collections.abc import Iterable
 import msgspec
 
 from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.registry import KINDS, Handler
+from walex_celery.handlers.kinds import DELETE, PUBLISHED, UPDATE, WITH_OLD_ROW
+from walex_celery.handlers.registry import Handler
 from walex_celery.operations.setup.schema import Schema, TableState
 from walex_celery.settings.model import WalExSettings
 
-_ROW_TYPES = ("insert", "update", "delete", "truncate")
 
-
-class Need(msgspec.Struct, frozen=True):
-    """What is wanted of one table.
+class TableRequirement(msgspec.Struct, frozen=True):
+    """What subscriptions and handlers require of one table.
 
     Attributes:
         state: the table.
         named: whether a subscription or a handler names it; ``"*"`` does not.
-        types: of events that some handler wants: insert, update, delete, truncate.
-        filter_columns: those that filters name, as far as the table has them.
-        by_filters: handlers whose filters can't work without the whole old row, each with the reason.
-        by_changes: handlers that are called without it, but see no ``changes`` and, of a deleted row, its key only.
+        types: the event types that handlers want, of those that publications send.
+        filter_columns: the columns that filters name and the table has.
+        by_filters: handlers whose filters need the whole old row, each with the reason.
+        by_changes: handlers that work without it, but see no ``changes`` and only the key of a deleted row.
     """
 
     state: TableState
@@ -39,13 +38,15 @@ class Need(msgspec.Struct, frozen=True):
         return self.state.table
 
 
-def needs_of(settings: WalExSettings, handlers: Iterable[Handler], schema: Schema) -> list[Need]:
-    """The needs of every subscribed table that exists."""
+def requirements_of(
+    settings: WalExSettings, handlers: Iterable[Handler], schema: Schema
+) -> list[TableRequirement]:
+    """The requirements of every subscribed table that exists."""
     found = list(handlers)
     named = {table for table in settings.subscriptions if isinstance(table, Table)}
     named |= {handler.table for handler in found if handler.table is not None}
     return [
-        need_of(state, found, named=state.table in named)
+        requirement_of(state, found, named=state.table in named)
         for state in subscribed_tables(settings, found, schema)
     ]
 
@@ -53,10 +54,9 @@ def needs_of(settings: WalExSettings, handlers: Iterable[Handler], schema: Schem
 def subscribed_tables(
     settings: WalExSettings, handlers: Iterable[Handler], schema: Schema
 ) -> list[TableState]:
-    """The tables subscribed to that exist.
+    """The subscribed tables that exist.
 
-    Of ``"*"``: all but those that events don't name, that is partitions of a table that a handler names, and
-    walex-celery's own.
+    ``"*"`` means all but walex-celery's own tables and partitioned tables that no handler names.
     """
     if not settings.all_tables:
         return [schema.tables[table] for table in settings.subscriptions if table in schema.tables]
@@ -70,33 +70,35 @@ def subscribed_tables(
     ]
 
 
-def need_of(state: TableState, handlers: Iterable[Handler], *, named: bool) -> Need:
-    """What *handlers* ask of *state*, taken as subscribed."""
+def requirement_of(state: TableState, handlers: Iterable[Handler], *, named: bool) -> TableRequirement:
+    """What *handlers* require of *state*, assuming that it is subscribed."""
     types: set[str] = set()
     columns: set[str] = set()
     by_filters: list[str] = []
     by_changes: list[str] = []
     for handler in handlers:
-        wanted = {kind for kind in _ROW_TYPES if handler.wants(state.table, kind)}
+        wanted = {kind for kind in PUBLISHED if handler.wants(state.table, kind)}
         if not wanted:
             continue
         types |= wanted
         filters = handler.filters
         columns |= {*filters.unwatched_records, *filters.unwatched_fields}.intersection(state.columns)
-        if filters.unwatched_fields and "update" in wanted:
+        if filters.unwatched_fields and UPDATE.name in wanted:
             by_filters.append(f"unwatched_fields of {handler.name}")
         elif hidden := sorted(set(filters.unwatched_records) - set(state.key)):
-            if "delete" in wanted and set(hidden).issubset(state.columns):
+            if DELETE.name in wanted and set(hidden).issubset(state.columns):
                 by_filters.append(f"unwatched_records of {handler.name} on deletes ({', '.join(hidden)})")
-            elif "update" in wanted:
+            elif UPDATE.name in wanted:
                 by_changes.append(handler.name)
-        elif wanted & {"update", "delete"}:
+        elif wanted & WITH_OLD_ROW:
             by_changes.append(handler.name)
-    return Need(state, named, frozenset(types), frozenset(columns), tuple(by_filters), tuple(by_changes))
+    return TableRequirement(
+        state, named, frozenset(types), frozenset(columns), tuple(by_filters), tuple(by_changes)
+    )
 
 
 def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) -> list[Handler]:
-    """Handlers of a table that nobody subscribed to: they are never called."""
+    """Handlers of tables that are not subscribed: they are never called."""
     return [
         handler
         for handler in handlers
@@ -105,5 +107,5 @@ def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) 
 
 
 def wants_rows(handlers: Iterable[Handler]) -> bool:
-    """Whether any handler is of tables, not only of messages."""
-    return any(set(KINDS[handler.kind]) & set(_ROW_TYPES) for handler in handlers)
+    """Whether any handler is for tables, not only for messages."""
+    return any(handler.of_tables for handler in handlers)

@@ -1,4 +1,4 @@
-"""What a database has of tables and publications, read once for ``setup`` and ``doctor``."""
+"""The tables and publications of a database, read once for ``setup`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.errors import SetupError
 from walex_celery.filters import Table
-from walex_celery.postgres.connection import explain_error
+from walex_celery.handlers.kinds import KINDS, PUBLISHED
+from walex_celery.postgres.errors import explain_error
 from walex_celery.settings.model import WalExSettings
 
-#: Column lists, row filters and schemas in publications.
+#: The first version with column lists, row filters and schemas in publications.
 VERSION_15: Final = 150000
 
-# Identity columns: of the primary key ('d'), of the index chosen ('i'); all of them ('f'), or none ('n').
+# Identity columns: those of the primary key ('d') or of the chosen index ('i'); all ('f') or none ('n').
 _TABLES = """
 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind = 'p', c.relreplident::text, c.relpersistence::text,
        pg_get_userbyid(c.relowner)::text,
@@ -36,10 +37,10 @@ WHERE c.relkind IN ('r', 'p') AND n.nspname NOT IN ('pg_catalog', 'information_s
 ORDER BY n.nspname, c.relname
 """
 
-_PUBLICATIONS = """
+_FLAGS = ", ".join(f"('{name}', {KINDS[name].publication_flag})" for name in PUBLISHED)
+_PUBLICATIONS = f"""
 SELECT oid, pubname::text, puballtables, pubviaroot,
-       ARRAY(SELECT kind FROM (VALUES ('insert', pubinsert), ('update', pubupdate), ('delete', pubdelete),
-             ('truncate', pubtruncate)) AS flags (kind, published) WHERE published)
+       ARRAY(SELECT kind FROM (VALUES {_FLAGS}) AS flags (kind, published) WHERE published)
 FROM pg_publication WHERE pubname = ANY (%s)
 """
 
@@ -61,13 +62,13 @@ class TableState(msgspec.Struct, frozen=True):
     Attributes:
         table: schema and name.
         oid: of ``pg_class``.
-        partitioned: whether it is the root, or an inner node, of partitions.
+        partitioned: whether it is the root, or an inner node, of a partition tree.
         identity: ``pg_class.relreplident``: ``d`` default, ``f`` full, ``i`` index, ``n`` nothing.
         persistence: ``p`` permanent, ``u`` unlogged.
         owner: the role that may alter it.
-        columns: by their position.
-        key: the columns that an update's or a delete's old row has, unless the identity is full.
-        ancestors: oids, of a partition, the nearest first.
+        columns: in the order of their positions.
+        key: the columns of the old row in an update or delete, unless the identity is full.
+        ancestors: oids of a partition's ancestors, the nearest first.
     """
 
     table: Table
@@ -82,17 +83,17 @@ class TableState(msgspec.Struct, frozen=True):
 
     @property
     def old_rows_are_whole(self) -> bool:
-        """Whether updates and deletes tell the whole old row."""
+        """Whether updates and deletes carry the whole old row."""
         return self.identity == "f"
 
     @property
     def can_be_updated(self) -> bool:
-        """Whether Postgres lets rows be updated while updates of it are published."""
+        """Whether Postgres allows updates while they are published."""
         return self.identity == "f" or bool(self.key)
 
 
 class Member(msgspec.Struct, frozen=True):
-    """A table in a publication: its column list and its row filter, if it has them (Postgres 15)."""
+    """A table in a publication: its column list and row filter, if any (Postgres 15)."""
 
     columns: tuple[str, ...] | None
     condition: str | None
@@ -109,9 +110,9 @@ class PublicationState(msgspec.Struct, frozen=True):
     schemas: frozenset[str]
 
     def member(self, state: TableState) -> Member | None:
-        """How *state* is published by it, itself or by an ancestor; ``None`` if it is not.
+        """How it publishes *state*, itself or through an ancestor; ``None`` if it does not.
 
-        With a column list for each of several, that of the root decides if it publishes by the root.
+        If several have a column list, that of the root counts if it publishes via the root.
         """
         oids = (state.oid, *state.ancestors)
         found = [self.members[oid] for oid in oids if oid in self.members]
@@ -123,7 +124,7 @@ class PublicationState(msgspec.Struct, frozen=True):
 
 
 class Schema:
-    """The tables of a database, and those publications of the settings that exist."""
+    """The tables of a database, and those of the configured publications that exist."""
 
     def __init__(self, tables: Iterable[TableState], publications: Iterable[PublicationState]) -> None:
         self.tables = {state.table: state for state in tables}
@@ -135,7 +136,7 @@ class Schema:
         return {state.oid: state for state in self.tables.values()}
 
     def leaves(self, state: TableState) -> list[TableState]:
-        """The partitions that hold the rows of *state*."""
+        """The partitions that store the rows of *state*."""
         return [
             other
             for other in self.tables.values()
@@ -143,11 +144,11 @@ class Schema:
         ]
 
     def published_by(self, state: TableState) -> list[PublicationState]:
-        """The publications that *state* is in."""
+        """The publications that include *state*."""
         return [found for found in self.publications.values() if found.member(state) is not None]
 
     def published_as(self, state: TableState) -> Iterator[tuple[PublicationState, TableState]]:
-        """Under which table's name each publication sends the rows of *state*, which has no partitions."""
+        """For each publication, the table under whose name it sends the rows of *state*, which is not partitioned."""
         for publication in self.published_by(state):
             shown = state
             if publication.via_root:
@@ -162,7 +163,7 @@ def read_schema(connection: Connection, settings: WalExSettings) -> Schema:
     """Read the catalog.
 
     Raises:
-        WalExError: what :func:`~walex_celery.postgres.connection.explain_error` makes of a failure.
+        WalExError: the catalog can't be read.
     """
     modern = connection.server_version >= VERSION_15
     members = _MEMBERS.format(
@@ -176,7 +177,7 @@ def read_schema(connection: Connection, settings: WalExSettings) -> Schema:
             memberships = _rows(cursor, members)
             schemas = _rows(cursor, _SCHEMAS) if modern else []
     except psycopg2.Error as error:
-        raise explain_error(error, settings) from error
+        raise explain_error(error, settings.connection_settings()) from error
     publications = [
         PublicationState(
             name,
@@ -217,34 +218,34 @@ def _table_state(row: tuple[Any, ...]) -> TableState:
 
 
 def missing_publications(schema: Schema, settings: WalExSettings) -> list[str]:
-    """Those of the settings that the database does not have."""
+    """The configured publications that don't exist."""
     return [name for name in settings.publication if name not in schema.publications]
 
 
 def missing_tables(schema: Schema, settings: WalExSettings) -> list[Table]:
-    """Subscriptions whose table the database does not have."""
+    """The subscribed tables that don't exist."""
     return [
         table for table in settings.subscriptions if isinstance(table, Table) and table not in schema.tables
     ]
 
 
 def require_tables(schema: Schema, settings: WalExSettings) -> None:
-    """That every subscription's table exists.
+    """Check that every subscribed table exists.
 
     Raises:
-        SetupError: naming those that don't, with names that look like them.
+        SetupError: some don't; the message suggests similar names.
     """
     missing = missing_tables(schema, settings)
     if missing:
-        told = "; ".join(f"{table}{similar(table, schema)}" for table in missing)
+        names = "; ".join(f"{table}{similar(table, schema)}" for table in missing)
         raise SetupError(
-            f"database {settings.database!r} has no table {told}\n"
-            "  mend: create it (run your migrations), or correct subscriptions="
+            f"database {settings.database!r} has no table {names}\n"
+            "  fix: create it (run your migrations), or correct subscriptions="
         )
 
 
 def similar(table: Table, schema: Schema) -> str:
-    """`` (did you mean sales.users?)``, where a table's name is much like *table*'s; else nothing."""
+    """`` (did you mean sales.users?)`` if there is a table with a similar name, else empty."""
     namesakes = [str(other) for other in schema.tables if other.name == table.name]
     close = namesakes or get_close_matches(str(table), [str(other) for other in schema.tables], n=1)
     return f" (did you mean {' or '.join(close)}?)" if close else ""

@@ -1,6 +1,6 @@
-"""The SQL that makes a database fit an application: what ``setup`` runs, and ``doctor`` prints.
+"""The SQL that fits a database to an application: ``setup`` runs it, ``doctor`` prints it.
 
-Identifiers are quoted by psycopg2's ``sql``, so that each statement can be run as it is printed.
+Identifiers are quoted by psycopg2's ``sql``: each statement can be run as printed.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.filters import Table
+from walex_celery.handlers.kinds import PUBLISHED
 from walex_celery.operations.setup.schema import PublicationState, TableState
 from walex_celery.settings.model import WalExSettings
 
-#: ``publish`` in the order the manual has it.
-OPERATIONS = ("insert", "update", "delete", "truncate")
-
 
 class Statements:
-    """Makes statements' text; *connection* says how to quote."""
+    """Builds statements as text, quoted for *connection*."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -30,7 +28,7 @@ class Statements:
     def create_publication(
         self, name: str, tables: Sequence[Table], *, all_tables: bool, via_root: bool
     ) -> str:
-        """``CREATE PUBLICATION``; of no table, if none is given."""
+        """``CREATE PUBLICATION``; without tables if none are given."""
         members: sql.Composable = sql.SQL("")
         if all_tables:
             members = sql.SQL(" FOR ALL TABLES")
@@ -44,13 +42,13 @@ class Statements:
         return self._text("ALTER PUBLICATION {} ADD TABLE {};", sql.Identifier(name), _list(tables))
 
     def drop_table(self, name: str, table: Table) -> str:
-        """``ALTER PUBLICATION ... DROP TABLE``: never run by ``setup``, only told."""
+        """``ALTER PUBLICATION ... DROP TABLE``: only suggested, never run by ``setup``."""
         return self._text("ALTER PUBLICATION {} DROP TABLE {};", sql.Identifier(name), _identifier(table))
 
     def publish(self, publication: PublicationState, operations: Iterable[str]) -> str:
-        """``ALTER PUBLICATION ... SET (publish = ...)`` with *operations* besides those it has."""
+        """``ALTER PUBLICATION ... SET (publish = ...)``, adding *operations* to those it has."""
         wanted = publication.operations.union(operations)
-        listed = ", ".join(operation for operation in OPERATIONS if operation in wanted)
+        listed = ", ".join(operation for operation in PUBLISHED if operation in wanted)
         return self._text(
             "ALTER PUBLICATION {} SET (publish = {});", sql.Identifier(publication.name), sql.Literal(listed)
         )
@@ -74,7 +72,7 @@ class Statements:
         )
 
     def drop_slot(self, settings: WalExSettings) -> str:
-        """``pg_drop_replication_slot``: never run by ``setup``, only told."""
+        """``pg_drop_replication_slot``: only suggested, never run by ``setup``."""
         return self._text("SELECT pg_drop_replication_slot({});", sql.Literal(settings.slot))
 
     def role(self, name: str) -> str:
@@ -90,7 +88,7 @@ class Statements:
         return self._text("GRANT {} TO {};", sql.Identifier(granted), sql.Identifier(role))
 
     def whole_table(self, name: str, table: Table) -> str:
-        """Publish a table without its column list, in one transaction: in between, changes would be missed."""
+        """Publish a table without its column list, in one transaction so that no change is missed."""
         return self._text(
             "BEGIN; ALTER PUBLICATION {0} DROP TABLE {1}; ALTER PUBLICATION {0} ADD TABLE {1}; COMMIT;",
             sql.Identifier(name),

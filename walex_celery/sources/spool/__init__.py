@@ -3,8 +3,6 @@
 ``intake.py`` fills the log, ``log.py`` keeps it, ``reader.py`` empties it, ``source.py`` is what the producer sees.
 """
 
-from walex_celery.sources.spool.reader import Rewound
-from walex_celery.sources.spool.source import SpooledStream
 from walex_celery.sources.spool.spool import Spool
 
-__all__ = ["Rewound", "Spool", "SpooledStream"]
+__all__ = ["Spool"]

@@ -11,12 +11,12 @@ from typing import Final
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read, open_stream
-from walex_celery.postgres.slot import Server, Slot
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server
+from walex_celery.postgres.slot import Slot
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.retry.loop import Retrying
-from walex_celery.settings.model import WalExSettings
-from walex_celery.sources.middleware import completed_lsn
 from walex_celery.sources.spool.bell import Bell
 from walex_celery.sources.spool.log import DiskFull, Log
 from walex_celery.telemetry.activity import Activity, Doing
@@ -39,6 +39,8 @@ class Intake(threading.Thread):
         settings: whose slot.
         open_log: called with system identifier and timeline once they are known.
         max_bytes: reading waits while the log is larger.
+        reconnect_timeout: seconds of failed connects after which it gives up; ``None`` for never.
+        log_interval: seconds between two warnings about the same thing.
         standby: wait for a slot that is in use.
         notify: called when there is more to be read in the log, and when the thread ends.
         streaming: set while the slot is being streamed.
@@ -54,10 +56,12 @@ class Intake(threading.Thread):
 
     def __init__(
         self,
-        settings: WalExSettings,
+        settings: SlotSettings,
         open_log: Callable[[int, int], Log],
         *,
         max_bytes: int,
+        reconnect_timeout: float | None,
+        log_interval: float,
         standby: bool,
         notify: Callable[[], None],
         streaming: threading.Event,
@@ -67,13 +71,12 @@ class Intake(threading.Thread):
         self._settings = settings
         self._open_log = open_log
         self._max_bytes = max_bytes
+        self._log_interval = log_interval
         self._notify = notify
         self._streaming = streaming
         self._activity = activity
         self._stopping = threading.Event()
-        self._retrying = Retrying(
-            self._stopping, settings.reconnect_timeout, standby=standby, activity=activity
-        )
+        self._retrying = Retrying(self._stopping, reconnect_timeout, standby=standby, activity=activity)
         self._stream: ReplicationStream | None = None
         self._bell = Bell()
         self._told = 0.0
@@ -91,7 +94,7 @@ class Intake(threading.Thread):
         except BaseException as error:
             self.failure = error
             if self._retrying.has_succeeded:
-                about = {"slot": self._settings.slot, "error": type(error).__name__}
+                about = {"slot": self._settings.name, "error": type(error).__name__}
                 logger.error("nothing is read any more: %s", error, extra=about)
         finally:
             self._activity.begin(Doing.ENDED)
@@ -111,9 +114,9 @@ class Intake(threading.Thread):
         if stream is not None:
             stream.wake()
 
-    def reconnect(self, settings: WalExSettings) -> None:
+    def reconnect(self, settings: SlotSettings) -> None:
         """Go on with other *settings*, on a new connection."""
-        if settings is not self._settings:
+        if settings != self._settings:
             self._settings = settings
             self.wake()
 
@@ -130,7 +133,7 @@ class Intake(threading.Thread):
             # What is in the log need not be sent again.
             stream.start(log.end_lsn)
             self._stream = stream
-            self._read = Read(settings.slot, cluster)
+            self._read = Read(settings.name, cluster)
             self.cluster = cluster
             self._retrying.succeeded()
             self.server = server
@@ -148,7 +151,7 @@ class Intake(threading.Thread):
         if self.log is None:
             self.log = self._open_log(cluster.system_identifier, timeline)
         log = self.log
-        log.check_owner(cluster.system_identifier, self._settings.slot)
+        log.check_owner(cluster.system_identifier, self._settings.name)
         log.drop_open_transaction()
         log.follow(timeline)
         return log
@@ -159,7 +162,7 @@ class Intake(threading.Thread):
             logger.warning(
                 "the slot was made anew: what was committed after %s, the spool's end, and before now, is not in it",
                 log.end_lsn,
-                extra={"lsn": str(log.end_lsn), "slot": self._settings.slot},
+                extra={"lsn": str(log.end_lsn), "slot": self._settings.name},
             )
         elif slot is not None and slot.confirmed_flush_lsn and log.end_lsn:
             known = max(log.end_lsn, log.acknowledged_lsn)
@@ -167,13 +170,13 @@ class Intake(threading.Thread):
                 logger.warning(
                     "the slot was acknowledged up to %s, and this spool only knows of %s. If another producer read the "
                     "slot meanwhile, that was it; if this host lost its power, see 'A damaged spool' in "
-                    "docs/operations.md",
+                    "docs/operations/spool.md",
                     slot.confirmed_flush_lsn,
                     known,
-                    extra={"lsn": str(known), "slot": self._settings.slot},
+                    extra={"lsn": str(known), "slot": self._settings.name},
                 )
 
-    def _take_in(self, stream: ReplicationStream, log: Log, settings: WalExSettings) -> None:
+    def _take_in(self, stream: ReplicationStream, log: Log, settings: SlotSettings) -> None:
         newcomers = Newcomers(log.end_lsn)
         synced_at = time.monotonic()
         between = True
@@ -183,7 +186,7 @@ class Intake(threading.Thread):
                 pending=not log.is_stored, timeout=0 if not log.is_stored else IDLE_SECONDS
             )
             if messages:
-                between = completed_lsn(messages[-1]) is not None
+                between = pgoutput.completed_lsn(messages[-1].payload) is not None
                 new = newcomers.of(messages)
                 if new and not self._store(new, stream, log):
                     return
@@ -262,9 +265,9 @@ class Intake(threading.Thread):
     def _tell(self, what: str) -> None:
         """Log a warning, once an interval."""
         now = time.monotonic()
-        if not self._told or now - self._told >= self._settings.log_interval:
+        if not self._told or now - self._told >= self._log_interval:
             self._told = now
-            logger.warning("%s", what, extra={"slot": self._settings.slot})
+            logger.warning("%s", what, extra={"slot": self._settings.name})
 
 
 class Newcomers:
@@ -290,12 +293,9 @@ class Newcomers:
 
     def _is_new(self, message: StreamMessage) -> bool:
         """Whether a transaction begins with *message*, or it stands outside of one, and is not in the log."""
-        if message.payload[:1] == b"B":
-            begin = pgoutput.decode(message.payload)
-            assert isinstance(begin, pgoutput.Begin)
+        final_lsn = pgoutput.started_lsn(message.payload)
+        if final_lsn is not None:
             # The commit record begins there: it ends after what is stored if it does not begin before that.
-            return begin.final_lsn >= self._end_lsn
-        if message.payload[:1] == b"M":
-            end_lsn = completed_lsn(message)
-            return end_lsn is not None and end_lsn > self._end_lsn
-        return False
+            return final_lsn >= self._end_lsn
+        lsn = pgoutput.standalone_lsn(message.payload)
+        return lsn is not None and lsn > self._end_lsn

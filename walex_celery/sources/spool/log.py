@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from walex_celery._failpoints import failpoint
 from walex_celery.errors import SpoolError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.stream import StreamMessage
@@ -143,6 +144,7 @@ class Log:
             if whole:
                 self.end = Position(self._tail.number, start + sum(map(len, records[0])))
                 self.end_lsn = Lsn(end_lsn)
+        failpoint("spool-written")
 
     def sync(self) -> Lsn:
         """Have every whole transaction on the disk; returns the position up to which they reach.
@@ -163,6 +165,7 @@ class Log:
             self._take_back()
             raise self._failing(error) from error
         self._stored, self._stored_lsn = end, end_lsn
+        failpoint("spool-synced")
 
     def acknowledge(self, position: int) -> None:
         """Remember that Postgres is about to be told that everything up to *position* is stored."""
@@ -284,6 +287,7 @@ class Log:
             if done:
                 # Before they go: what is done must never end in a segment that is gone.
                 self._positions.sync()
+                failpoint("spool-position-saved")
             for number in done:
                 path_of(self.folder, number).unlink(missing_ok=True)
                 del self._sizes[number]
@@ -312,7 +316,7 @@ def _numbers(folder: Path, first: Header, found: Positions | None) -> list[int]:
         if found is not None:
             raise SpoolError(
                 f"the spool in {folder} has lost its segments: none is there\n"
-                "  mend: move the folder away, and see 'A damaged spool' in docs/operations.md"
+                "  fix: move the folder away, and see 'A damaged spool' in docs/operations/spool.md"
             )
         Segment.create(folder, first).close()
         return [1]
@@ -327,5 +331,5 @@ def _check_owner(folder: Path, header: Header, system_identifier: int, slot: str
         raise SpoolError(
             f"the spool in {folder} is of slot {header.slot!r} of the cluster with system identifier "
             f"{header.system_identifier}, and this producer reads slot {slot!r} of {system_identifier}\n"
-            "  mend: let the producer that it belongs to empty it, or give this one another folder"
+            "  fix: let the producer that it belongs to empty it, or give this one another folder"
         )

@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 from walex_celery.errors import SpoolError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.pgoutput import completed_lsn
 from walex_celery.postgres.stream import SLICE_BYTES, SLICE_MESSAGES, StreamMessage
-from walex_celery.sources.middleware import completed_lsn
+from walex_celery.sources.protocol import ReadAgain
 from walex_celery.sources.spool.log import Log
 from walex_celery.sources.spool.position import Position
 from walex_celery.sources.spool.record import DESCRIBES, WHOLE, BadRecord, Described
 from walex_celery.sources.spool.segment import Segment, damaged
 
 
-class Rewound(Exception):
+class Rewound(ReadAgain):
     """What follows can't simply be read on: have all that was read confirmed, and :meth:`Reader.restart`.
 
     Either the cluster was failed over, so that positions mean something else from here on, or the disk failed,
@@ -173,7 +174,7 @@ class Reader:
             segment.close()
         done = None
         for number, message in enumerate(record.messages(), 1):
-            end_lsn = completed_lsn(message)
+            end_lsn = completed_lsn(message.payload)
             if end_lsn is not None and end_lsn > position:
                 break
             if end_lsn is not None and number > handed.start.skip:

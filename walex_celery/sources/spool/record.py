@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from walex_celery.postgres.pgoutput import DESCRIBING, completed_lsn, description_key
 from walex_celery.postgres.stream import StreamMessage
-from walex_celery.sources.middleware import completed_lsn
 
 #: Flags. One is always set, so that a stretch of zeros is no record.
 HEADER: Final = 1
@@ -100,7 +100,7 @@ def encode_messages(messages: list[StreamMessage], end_lsn: int | None) -> tuple
     flags = MESSAGES
     if end_lsn is not None:
         flags |= WHOLE
-    if any(message.payload[:1] in b"RY" for message in messages):
+    if any(message.payload.startswith(DESCRIBING) for message in messages):
         flags |= DESCRIBES
     return _encode(flags, end_lsn or 0, _encoder.encode(messages))
 
@@ -144,7 +144,7 @@ def whole_part(messages: list[StreamMessage]) -> tuple[int, int]:
     ``(0, 0)`` if none ends among them.
     """
     for index in range(len(messages) - 1, -1, -1):
-        end_lsn = completed_lsn(messages[index])
+        end_lsn = completed_lsn(messages[index].payload)
         if end_lsn is not None:
             return index + 1, end_lsn
     return 0, 0
@@ -163,9 +163,9 @@ class Described:
     def note(self, messages: Iterable[StreamMessage]) -> None:
         """Remember those among *messages*."""
         for message in messages:
-            # The first byte is the kind, the next four are the oid.
-            if message.payload[:1] in (b"R", b"Y"):
-                self._newest[message.payload[:5]] = message
+            key = description_key(message.payload)
+            if key is not None:
+                self._newest[key] = message
 
     def messages(self) -> list[StreamMessage]:
         """All of them; types first, for relations use them."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from walex_celery.errors import SpoolError
-from walex_celery.sources.middleware import completed_lsn
+from walex_celery.postgres.pgoutput import completed_lsn
 from walex_celery.sources.spool.position import Position
 from walex_celery.sources.spool.record import DESCRIBES, WHOLE, BadRecord, Described
 from walex_celery.sources.spool.segment import Segment, damaged
@@ -31,7 +31,7 @@ class Recovered:
         if stored.segment > numbers[-1]:
             raise SpoolError(
                 f"{folder} ends with segment {numbers[-1]}, and Postgres was told that {stored.segment} is stored: "
-                "segments are missing. See 'A damaged spool' in docs/operations.md"
+                "segments are missing. See 'A damaged spool' in docs/operations/spool.md"
             )
         for number in reversed(numbers):
             self.tail = Segment.open(folder, number)
@@ -93,7 +93,7 @@ def first_boundary(folder: Path, numbers: Iterable[int]) -> Position | None:
             at = segment.first
             for start, record in segment.records(at, segment.size):
                 if record.flags & WHOLE:
-                    lsns = [completed_lsn(message) for message in record.messages()]
+                    lsns = [completed_lsn(message.payload) for message in record.messages()]
                     return Position(
                         number, start, 1 + next(n for n, lsn in enumerate(lsns) if lsn is not None)
                     )

@@ -49,7 +49,7 @@ def numbers_in(folder: Path) -> list[int]:
     if numbers and numbers != list(range(numbers[0], numbers[-1] + 1)):
         missing = next(number for number in range(numbers[0], numbers[-1]) if number not in numbers)
         raise SpoolError(
-            f"{path_of(folder, missing)} is missing: see 'A damaged spool' in docs/operations.md"
+            f"{path_of(folder, missing)} is missing: see 'A damaged spool' in docs/operations/spool.md"
         )
     return numbers
 
@@ -105,7 +105,9 @@ class Segment:
         try:
             descriptor = os.open(path, os.O_RDWR)
         except FileNotFoundError:
-            raise SpoolError(f"{path} is missing: see 'A damaged spool' in docs/operations.md") from None
+            raise SpoolError(
+                f"{path} is missing: see 'A damaged spool' in docs/operations/spool.md"
+            ) from None
         try:
             size = os.fstat(descriptor).st_size
             if size < _PREAMBLE.size:
@@ -177,7 +179,7 @@ def damaged(path: Path, offset: int, what: str) -> SpoolError:
     """The error for a segment that has been altered."""
     return SpoolError(
         f"{path} is damaged at offset {offset}: {what}. Postgres was told that this is stored, and has forgotten it: "
-        "see 'A damaged spool' in docs/operations.md"
+        "see 'A damaged spool' in docs/operations/spool.md"
     )
 
 

@@ -1,17 +1,20 @@
-"""What a producer with a spool reads instead of the stream: the log, which a thread of its own fills."""
+"""The spool as a source: a log on the disk, which a thread of its own fills from the slot."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 from walex_celery.errors import ConfigurationError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.slot import Server
-from walex_celery.postgres.stream import StreamMessage
+from walex_celery.postgres.opening import Read
+from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.server import Server
 from walex_celery.postgres.timeline import Cluster
-from walex_celery.settings.model import WalExSettings
+from walex_celery.sources.protocol import Pipe, Slice
 from walex_celery.sources.spool.bell import Bell
 from walex_celery.sources.spool.intake import Intake
 from walex_celery.sources.spool.lock import FolderLock
@@ -25,40 +28,26 @@ from walex_celery.telemetry.report import SpoolStatus
 
 logger = logging.getLogger("walex_celery.spool.source")
 
-
-class Spooled(NamedTuple):
-    """Where a :class:`SpooledStream` reads.
-
-    Attributes:
-        cluster: that what follows comes from, as it was then.
-        server: that the slot was last streamed from.
-        created: whether the slot was made then.
-    """
-
-    cluster: Cluster
-    server: Server
-    created: bool
+#: Seconds to wait for the slot to be streamed for the first time, before stops and changes are looked at.
+OPEN_SECONDS: Final = 1.0
 
 
-class SpooledStream:
-    """A stream as :class:`~walex_celery.postgres.stream.ReplicationStream`, that reads a log.
+class OpenSpool:
+    """A spool whose folder is locked, and whose log is being filled, until :meth:`close`.
 
     Args:
-        spool: where the log is.
-        settings: of the producer.
-        standby: wait for a slot that is in use.
-        streaming: set while the slot is being streamed.
+        spool: the setting.
+        settings: of the slot.
+        make_intake: makes the thread that fills the log.
 
     Raises:
         SlotInUse: another producer of this host has the spool.
         ConfigurationError: its folder can't be used.
     """
 
-    def __init__(
-        self, spool: Spool, settings: WalExSettings, *, standby: bool, streaming: threading.Event
-    ) -> None:
+    def __init__(self, spool: Spool, settings: SlotSettings, make_intake: Callable[..., Intake]) -> None:
         self._spool = spool
-        self._slot = settings.slot
+        self._slot = settings.name
         try:
             spool.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FolderLock(spool.folder)
@@ -68,20 +57,18 @@ class SpooledStream:
             raise ConfigurationError(
                 f"message_middleware: {spool!r} can't use its folder: {error.strerror}"
             ) from error
-        self._bell = Bell()
-        self._reader: Reader | None = None
-        #: What the thread is doing that reads the slot.
+        #: Rung when there is more to read, or something to look at.
+        self.bell = Bell()
+        #: What the thread that reads the slot is doing.
         self.activity = Activity()
-        self._intake = Intake(
+        self.intake = make_intake(
             settings,
             self._open_log,
             max_bytes=spool.max_bytes,
-            standby=standby,
-            notify=self._bell.ring,
-            streaming=streaming,
+            notify=self.bell.ring,
             activity=self.activity,
         )
-        self._intake.start()
+        self.intake.start()
 
     def _open_log(self, system_identifier: int, timeline: int) -> Log:
         try:
@@ -97,21 +84,143 @@ class SpooledStream:
                 f"the spool in {self._spool.folder} can't be read: {error.strerror}"
             ) from error
 
-    def restart(self, settings: WalExSettings, confirmed: Lsn, *, timeout: float) -> Spooled | None:
-        """Read from where everything up to *confirmed* is done, what describes it first.
+    def status(self) -> SpoolStatus:
+        """Its size on the disk; callable from any thread."""
+        log = self.intake.log
+        size, waiting = (0, 0) if log is None else (log.size_bytes, log.waiting_bytes)
+        return SpoolStatus(size, waiting, self._spool.max_bytes)
 
-        Args:
-            settings: for the connection.
-            confirmed: everything up to here is done, of what was read.
-            timeout: seconds to wait for the slot to be streamed for the first time; ``None`` comes back without.
+    def log_waiting(self) -> None:
+        """Log how much is left to process."""
+        logger.info("%r: %s wait in it", self._spool, human_bytes(self.status().waiting_bytes))
+
+    def close(self) -> None:
+        """End the thread, close the log and let others have the spool."""
+        self.intake.stop()
+        self.log_waiting()
+        if self.intake.log is not None:
+            self.intake.log.close()
+        self.bell.close()
+        self._lock.release()
+
+
+class SpoolStream:
+    """One pass over the log; see :class:`~walex_celery.sources.protocol.ChangeStream`."""
+
+    is_restartable: Final = False
+
+    def __init__(self, spool: OpenSpool, reader: Reader, cluster: Cluster, server: Server) -> None:
+        self.cluster = cluster
+        self.server = server
+        self.created = spool.intake.created
+        self.scope = spool.identity
+        self._spool = spool
+        self._reader = reader
+
+    def start(self, done: Lsn) -> None:
+        """The log is read from where it is consumed, whatever *done* is."""
+
+    def begin(self, pipe: Pipe) -> None:
+        """Log how much is left to process."""
+        self._spool.log_waiting()
+
+    def read(self, *, pending: bool, idle: bool, timeout: float, to_boundary: bool) -> Slice:
+        """The payloads that are there, up to a slice.
+
+        Raises:
+            Rewound: open the source again, once all that was read is confirmed.
+            WalExError: the slot is not read any more, and all that was has been handed out.
+        """
+        reader, intake = self._reader, self._spool.intake
+        reader.stop_at_boundary = to_boundary
+        self._acknowledge_idle(idle)
+        messages = reader.read()
+        if not messages:
+            if intake.failure is not None and not pending:
+                # It may have ended with a last message, after the log was looked at.
+                messages = reader.read()
+                if not messages:
+                    raise intake.failure
+            elif timeout:
+                self._spool.bell.wait(timeout)
+                messages = reader.read()
+        if not messages:
+            self._acknowledge_idle(idle)
+        return Slice([message.payload for message in messages], len(messages), bool(messages))
+
+    def _acknowledge_idle(self, idle: bool) -> None:
+        if idle and self._reader.wal_end:
+            self.acknowledge(self._reader.wal_end, now=True)
+
+    @property
+    def acknowledged_lsn(self) -> Lsn:
+        """Everything up to here is done."""
+        return self._reader.acknowledged_lsn
+
+    def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
+        """Free the room of what is done up to *lsn*."""
+        freed_before = self._reader.consumed
+        self._reader.acknowledge(lsn, now=now)
+        if self._reader.consumed != freed_before:
+            self._spool.intake.wake()
+
+    def close(self) -> None:
+        """The log stays open: it is filled, whatever the processing does."""
+
+
+class SpoolSource:
+    """A spool; see :class:`~walex_celery.sources.protocol.ChangeSource`.
+
+    Args:
+        spool: the setting.
+        standby: wait for a slot that is in use.
+        reconnect_timeout: seconds of failed connects after which it gives up; ``None`` for never.
+        log_interval: seconds between two warnings about the same thing.
+        streaming: set while the slot is being streamed into the spool.
+    """
+
+    #: Its own thread waits for the slot, and its lock ends with the process that had it.
+    handover_seconds: Final = 0.0
+
+    def __init__(
+        self,
+        spool: Spool,
+        *,
+        standby: bool,
+        reconnect_timeout: float | None,
+        log_interval: float,
+        streaming: threading.Event,
+    ) -> None:
+        self._spool = spool
+        self._make_intake = partial(
+            Intake,
+            standby=standby,
+            reconnect_timeout=reconnect_timeout,
+            log_interval=log_interval,
+            streaming=streaming,
+        )
+        self._open: OpenSpool | None = None
+        self._reader: Reader | None = None
+
+    @property
+    def activity(self) -> Activity | None:
+        """What the thread that reads the slot is doing."""
+        return None if self._open is None else self._open.activity
+
+    def open(self, settings: SlotSettings, read: Read, done: Lsn) -> SpoolStream | None:
+        """Read from where everything up to *done* is done, what describes it first.
+
+        ``None`` while the slot has not been streamed for the first time.
 
         Raises:
             WalExError: what ended the reading of the slot; SpoolError for a damaged log.
         """
-        intake = self._intake
+        if self._open is None:
+            self._open = OpenSpool(self._spool, settings, self._make_intake)
+        intake = self._open.intake
         intake.reconnect(settings)
         if intake.server is None and intake.failure is None:
-            self._bell.wait(timeout)
+            self._open.bell.wait(OPEN_SECONDS)
         if intake.server is None or intake.log is None:
             if intake.failure is not None:
                 raise intake.failure
@@ -119,91 +228,25 @@ class SpooledStream:
         if self._reader is None:
             self._reader = Reader(intake.log)
         else:
-            self._reader.acknowledge(confirmed, now=True)
+            self._reader.acknowledge(done, now=True)
             self._reader.restart()
         assert intake.cluster is not None
         system_identifier, timelines = intake.cluster
         cluster = Cluster(system_identifier, timelines.as_of(self._reader.timeline))
-        return Spooled(cluster, intake.server, intake.created)
-
-    def read(self, *, pending: bool, timeout: float) -> list[StreamMessage]:
-        """The messages that are there, up to a slice; waits up to *timeout* seconds for the first.
-
-        Raises:
-            Rewound: call :meth:`restart`, once all that was read is confirmed.
-            WalExError: the slot is not read any more, and all that was has been handed out.
-        """
-        reader = self._reader
-        assert reader is not None
-        messages = reader.read()
-        if not messages:
-            if self._intake.failure is not None and not pending:
-                # Looked at before the log was, it might have ended with a last message.
-                messages = reader.read()
-                if not messages:
-                    raise self._intake.failure
-            elif timeout:
-                self._bell.wait(timeout)
-                messages = reader.read()
-        return messages
-
-    def read_payloads(self, *, pending: bool, timeout: float) -> list[bytes]:
-        """As :meth:`read`, without the messages' positions."""
-        return [message.payload for message in self.read(pending=pending, timeout=timeout)]
-
-    @property
-    def stop_at_boundary(self) -> bool:
-        """Whether :meth:`read` gives nothing beyond the end of a transaction."""
-        return self._reader is not None and self._reader.stop_at_boundary
-
-    @stop_at_boundary.setter
-    def stop_at_boundary(self, stop: bool) -> None:
-        if self._reader is not None:
-            self._reader.stop_at_boundary = stop
-
-    def check(self) -> None:
-        """Do nothing: what ends the reading of the slot is told when all that was read is processed."""
+        return SpoolStream(self._open, self._reader, cluster, intake.server)
 
     def wake(self) -> None:
-        """End a :meth:`read` that waits; callable from any thread or signal handler."""
-        self._bell.ring()
+        """End a wait."""
+        if self._open is not None:
+            self._open.bell.ring()
 
-    def acknowledge(self, position: int, *, now: bool) -> None:
-        """Everything up to *position* is done; its room is freed. *now*: remember that at once."""
-        assert self._reader is not None
-        waiting = self._reader.consumed
-        self._reader.acknowledge(position, now=now)
-        if self._reader.consumed != waiting:
-            self._intake.wake()
-
-    @property
-    def acknowledged_lsn(self) -> Lsn:
-        """What :meth:`acknowledge` was last called with."""
-        return self._reader.acknowledged_lsn if self._reader is not None else Lsn(0)
-
-    @property
-    def wal_end(self) -> Lsn:
-        """Up to where nothing is to be processed that was not read; 0 if there is more to be read."""
-        return self._reader.wal_end if self._reader is not None else Lsn(0)
-
-    def status(self) -> SpoolStatus:
-        """What it takes of the disk; callable from any thread."""
-        log = self._intake.log
-        size, waiting = (0, 0) if log is None else (log.size_bytes, log.waiting_bytes)
-        return SpoolStatus(size, waiting, self._spool.max_bytes)
-
-    def waiting(self) -> str:
-        """How much waits to be processed, for people."""
-        log = self._intake.log
-        return human_bytes(log.waiting_bytes if log is not None else 0)
+    def stored(self) -> SpoolStatus | None:
+        """The spool's size on the disk."""
+        return None if self._open is None else self._open.status()
 
     def close(self) -> None:
         """End the thread, close the files and let others have the spool."""
-        self._intake.stop()
-        logger.info("%r: %s wait in it", self._spool, self.waiting())
+        if self._open is not None:
+            self._open.close()
         if self._reader is not None:
             self._reader.close()
-        if self._intake.log is not None:
-            self._intake.log.close()
-        self._bell.close()
-        self._lock.release()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from walex_celery.errors import ConfigurationError, MiddlewareError
+
+if TYPE_CHECKING:
+    from walex_celery.sources.spool.source import SpoolSource
 
 DEFAULT_MAX_BYTES: Final = 10 * 2**30
 SMALLEST_MAX_BYTES: Final = 2**20
@@ -42,6 +46,33 @@ class Spool:
         self.max_bytes = max_bytes
         # Room is freed by the segment, so a spool has several.
         self.segment_bytes = min(LARGEST_SEGMENT_BYTES, max_bytes // 8)
+
+    def change_source(
+        self,
+        *,
+        standby: bool,
+        reconnect_timeout: float | None,
+        log_interval: float,
+        streaming: threading.Event,
+    ) -> SpoolSource:
+        """The source that a producer reads instead of the slot.
+
+        Args:
+            standby: wait for a slot that is in use.
+            reconnect_timeout: seconds of failed connects after which it gives up; ``None`` for never.
+            log_interval: seconds between two warnings about the same thing.
+            streaming: set while the slot is being streamed into the spool.
+        """
+        # Loaded where a producer runs: applications that only name the setting, workers among them, need none of it.
+        from walex_celery.sources.spool.source import SpoolSource
+
+        return SpoolSource(
+            self,
+            standby=standby,
+            reconnect_timeout=reconnect_timeout,
+            log_interval=log_interval,
+            streaming=streaming,
+        )
 
     def __repr__(self) -> str:
         return f"Spool({str(self.folder)!r}, max_bytes={self.max_bytes})"

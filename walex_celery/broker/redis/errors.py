@@ -1,0 +1,61 @@
+"""What Redis' and Valkey's error replies mean: what passes by itself, and what fixes the rest."""
+
+from __future__ import annotations
+
+from walex_celery.broker.link import is_login_error
+
+#: Errors that pass by themselves; any other error reply needs an operator.
+_PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
+
+#: redis-py cuts the code off the errors that it has a class for.
+_CODES = {
+    "ExecAbortError": "EXECABORT",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "NoPermissionError": "NOPERM",
+    "AuthenticationError": "NOAUTH",
+    "AuthenticationWrongNumberOfArgsError": "NOAUTH",
+    "BusyLoadingError": "LOADING",
+    "MasterDownError": "MASTERDOWN",
+    "ClusterDownError": "CLUSTERDOWN",
+    "TryAgainError": "TRYAGAIN",
+}
+
+_FIXES = {
+    "OOM": "Free memory on it, raise its maxmemory, or let the workers catch up",
+    "READONLY": "It is a replica: point broker_url at the primary",
+    "MISCONF": "It can't write to its disk: free space there",
+    "NOPERM": "Allow the user LPUSH, SMEMBERS and SADD on the queues' keys (ACL SETUSER), and EVAL for exactly once",
+    "NOAUTH": "Correct the password in broker_url",
+    "Protocol error: invalid bulk length": "A task's message is larger than its proto-max-bulk-len: raise that",
+    "WRONGTYPE": "The queue's key holds something else: choose another queue name or database",
+}
+
+
+def is_reply(error: Exception) -> bool:
+    """Whether the error is a reply of the server, not a failure of the connection."""
+    from redis.exceptions import ConnectionError, ResponseError
+
+    return isinstance(error, ResponseError) or (
+        isinstance(error, ConnectionError) and str(error).startswith(("NOAUTH", "WRONGPASS", "LOADING"))
+    )
+
+
+def passes(error: Exception) -> bool:
+    """Whether the same command can succeed later without any intervention."""
+    from redis.exceptions import BusyLoadingError, ConnectionError
+
+    if isinstance(error, BusyLoadingError | ConnectionError) and not is_login_error(error):
+        return True
+    return reply_text(error).startswith(_PASSING)
+
+
+def reply_text(error: Exception) -> str:
+    """Return the server's reply, with the code that it began with."""
+    text, code = str(error), _CODES.get(type(error).__name__, "")
+    return text if text.startswith(code) else f"{code} {text}"
+
+
+def fix_for(reply: str) -> str:
+    """Return what an operator can do about it, as a sentence to append; empty if that is not known."""
+    return next((f" {fix}." for code, fix in _FIXES.items() if reply.startswith(code)), "")

@@ -1,0 +1,203 @@
+"""What the errors of Postgres mean to us: which of ours, and how to fix it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+import psycopg2
+from psycopg2 import errorcodes
+
+from walex_celery.errors import (
+    AuthenticationFailed,
+    NoFreeSlot,
+    PostgresUnavailable,
+    PrivilegeError,
+    PublicationMissing,
+    SetupError,
+    SlotInUse,
+    SlotLost,
+    WalExError,
+    WalLevelError,
+)
+from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
+
+_POOLER: Final = (
+    "a connection pooler is in between: set hostname= and port= to Postgres' own, usually port 5432 (PgBouncer passes "
+    "replication on from 1.23 on; others don't)"
+)
+
+#: The words of a server, a pooler or libpq that refuses a connection: which error that is, and its fix. The first
+#: that is found counts.
+_REFUSALS: Final[dict[str, tuple[type[WalExError], str]]] = {
+    "no password supplied": (AuthenticationFailed, "set password= or WALEX_PASSWORD"),
+    "password authentication failed": (
+        AuthenticationFailed,
+        "set the right password= or WALEX_PASSWORD; of a running producer, walex.replace_config('password', ...)",
+    ),
+    "no pg_hba.conf entry": (
+        SetupError,
+        "allow the role in pg_hba.conf (a line for 'replication' is not needed: logical replication "
+        "connects to the database by name), then SELECT pg_reload_conf()",
+    ),
+    "permission denied to start WAL sender": (
+        PrivilegeError,
+        "ALTER ROLE {role} REPLICATION;  (Amazon RDS: GRANT rds_replication TO {role})",
+    ),
+    "must be superuser or replication role": (PrivilegeError, "ALTER ROLE {role} REPLICATION;"),
+    "is not permitted to log in": (SetupError, "ALTER ROLE {role} LOGIN;"),
+    "permission denied for database": (SetupError, "GRANT CONNECT ON DATABASE {database} TO {role};"),
+    "certificate file": (SetupError, "set sslrootcert=, sslcert= and sslkey= to files that exist"),
+    # PgBouncer before 1.23, and others that don't know replication connections.
+    "unsupported startup parameter": (SetupError, _POOLER),
+    "support streaming replication": (SetupError, _POOLER),
+    "does not exist": (SetupError, "set database= and username= to ones that exist"),
+    "could not translate host name": (PostgresUnavailable, "set hostname= to the server's"),
+    "certificate verify failed": (
+        SetupError,
+        "set sslrootcert= to the authority that signed the server's certificate",
+    ),
+    "max_wal_senders": (NoFreeSlot, "raise max_wal_senders in postgresql.conf and restart Postgres"),
+}
+
+
+def explain_connect_error(error: psycopg2.Error, settings: ConnectionSettings) -> WalExError:
+    """What a failed attempt to connect means. libpq gives no SQLSTATE there, only the server's words."""
+    text = hide_secrets(str(error).strip(), settings.secrets())
+    where = settings.address()
+    names = {
+        "role": quote_identifier(settings.user or "<role>"),
+        "database": quote_identifier(settings.database),
+    }
+    for words, (kind, fix) in _REFUSALS.items():
+        if words in text:
+            return kind(f"can't connect to Postgres at {where}: {text}\n  fix: {fix.format(**names)}")
+    return PostgresUnavailable(f"can't connect to Postgres at {where}: {text}")
+
+
+def explain_error(error: psycopg2.Error, settings: ConnectionSettings) -> WalExError:
+    """What an error of the server means, whatever was asked of it: which of ours, and its fix."""
+    text = hide_secrets(str(error).strip(), settings.secrets())
+    code = error.pgcode
+    if code == errorcodes.CONFIGURATION_LIMIT_EXCEEDED:
+        return NoFreeSlot(
+            f"Postgres has no free replication slot ({text})\n  fix: drop an unused one "
+            "(SELECT slot_name, active FROM pg_replication_slots), or raise max_replication_slots and restart"
+        )
+    if code == errorcodes.TOO_MANY_CONNECTIONS:
+        return NoFreeSlot(
+            f"Postgres takes no more connections ({text})\n  fix: raise max_wal_senders and restart"
+        )
+    if code == errorcodes.INSUFFICIENT_PRIVILEGE:
+        return privilege_error(settings.user or "<role>", f"may not replicate ({text})")
+    if code == errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE and "wal_level" in text:
+        return wal_level_error(text)
+    if code == errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE and "max_replication_slots" in text:
+        return NoFreeSlot(
+            f"Postgres has no replication slots ({text})\n  fix: ALTER SYSTEM SET max_replication_slots = 10; "
+            "then restart Postgres"
+        )
+    if code is None or code[:2] in ("08", "57", "53"):
+        return PostgresUnavailable(f"the connection to Postgres at {settings.address()} broke: {text}")
+    return SetupError(f"Postgres at {settings.address()} says: {text}")
+
+
+def explain_slot_error(error: psycopg2.Error, settings: SlotSettings) -> WalExError:
+    """What an error means of a command that makes, changes or reads a slot."""
+    text = hide_secrets(str(error).strip(), settings.connection.secrets())
+    code, slot = error.pgcode, settings.name
+    if code in (errorcodes.OBJECT_IN_USE, errorcodes.DUPLICATE_OBJECT):
+        return slot_in_use(slot, f"({text})")
+    if code == errorcodes.UNDEFINED_OBJECT and 'publication "' in text:
+        names = ", ".join(settings.publications)
+        return PublicationMissing(
+            f"publication {names} does not exist, or did not when the WAL being read was written ({text})\n"
+            f"  fix: create it; if it was made after slot {slot!r}, old WAL can't be read with it: "
+            f"SELECT pg_drop_replication_slot('{slot}'), start again, and backfill what came between"
+        )
+    about_slot = 'replication slot "' in text
+    if code == errorcodes.UNDEFINED_OBJECT and about_slot:
+        return slot_gone(slot, text)
+    about_server = "wal_level" in text or "max_replication_slots" in text
+    if code == errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE and about_slot and not about_server:
+        if "synchronized from the primary" in text:
+            return PostgresUnavailable(f"{settings.connection.address()} is a standby server: {text}")
+        return slot_invalidated(slot, text)
+    return explain_error(error, settings.connection)
+
+
+def privilege_error(role: str, what: str) -> PrivilegeError:
+    """The error for a *role* that may not replicate."""
+    quoted = quote_identifier(role)
+    return PrivilegeError(
+        f"role {role!r} {what}\n  fix: ALTER ROLE {quoted} REPLICATION;  "
+        f"(Amazon RDS: GRANT rds_replication TO {quoted})"
+    )
+
+
+def wal_level_error(found: str) -> WalLevelError:
+    """The error for a server whose ``wal_level`` is *found*."""
+    return WalLevelError(
+        f"Postgres does not log what logical replication needs ({found})\n"
+        "  fix: ALTER SYSTEM SET wal_level = logical; then restart Postgres "
+        "(Amazon RDS: rds.logical_replication = 1 in the parameter group)"
+    )
+
+
+def slot_in_use(slot: str, by: str) -> SlotInUse:
+    """The error for a slot that another process reads; *by* completes "is in use"."""
+    return SlotInUse(
+        f"replication slot {slot!r} is in use {by}: another producer is running. Stop it, start this one "
+        "with --standby to wait for it, or give this instance another slot_name="
+    )
+
+
+def slot_gone(slot: str, why: str) -> SlotLost:
+    """The error for a durable slot that does not exist any more."""
+    return SlotLost(
+        f"replication slot {slot!r} is gone ({why}): changes since it was last read are lost to this instance\n"
+        "  fix: start the producer again, which makes the slot, and backfill what came between"
+    )
+
+
+#: What to do about each ``pg_replication_slots.invalidation_reason`` before the slot is made again.
+_INVALIDATIONS: Final = {
+    "wal_removed": (
+        "Postgres has removed WAL that it needs (max_slot_wal_keep_size)",
+        "see why the producer fell behind, or raise max_slot_wal_keep_size; then ",
+    ),
+    "idle_timeout": (
+        "it was not read for idle_replication_slot_timeout",
+        "raise idle_replication_slot_timeout above the longest time without a producer; then ",
+    ),
+    "rows_removed": (
+        "rows of the catalog that it needs were removed, on a standby server",
+        "set hot_standby_feedback = on there; then ",
+    ),
+    "wal_level_insufficient": (
+        "wal_level was lowered",
+        "ALTER SYSTEM SET wal_level = logical, restart Postgres; then ",
+    ),
+}
+
+
+def slot_invalidated(slot: str, reason: str) -> SlotLost:
+    """The error for a slot that Postgres has invalidated for *reason*, its own word or words for it."""
+    why, first = _INVALIDATIONS.get(reason, (reason, ""))
+    return SlotLost(
+        f"replication slot {slot!r} can't be read any more: {why}. Changes since it was last read are lost to this "
+        f"instance\n  fix: {first}SELECT pg_drop_replication_slot('{slot}'); start the producer again, which makes the "
+        "slot, and backfill what came between"
+    )
+
+
+def quote_identifier(name: str) -> str:
+    """*name* as it stands in the SQL that an error suggests."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def hide_secrets(text: str, secrets: Iterable[str]) -> str:
+    """*text* without *secrets*, in case a server or a library has repeated one."""
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***")
+    return text
