@@ -180,13 +180,15 @@ def test_the_handler_answers_for_an_event_that_no_task_can_be_made_of(
         both.publisher.close()
 
 
-class Fickle:
+def fickle(task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Any:
     """A template that fails, makes nothing or makes a message, as the value says."""
+    if value == b"raises":
+        raise ValueError(value)
+    return None if value == b"none" else steady(task_id, value, argsrepr)
 
-    def __call__(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Any:
-        if value == b"raises":
-            raise ValueError(value)
-        return None if value == b"none" else ("lane", task_id, value, argsrepr.encode())
+
+def steady(task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Any:
+    return "lane", task_id, value, argsrepr.encode()
 
 
 @given(
@@ -214,11 +216,11 @@ def test_tasks_are_made_up_to_the_first_event_that_needs_more(
                 targets={
                     "none": (),
                     "unresolved": None,
-                    "template": (target(Fickle()),),
-                    "two": (target(Fickle()), target(Fickle())),
+                    "template": (target(fickle),),
+                    "two": (target(steady), target(fickle)),
                     "collect": (target(None),),
-                    "sent event": (target(Fickle(), {}),),
-                    "second collects": (target(Fickle()), target(None)),
+                    "sent event": (target(fickle, {}),),
+                    "second collects": (target(fickle), target(None)),
                 }[kind],
             )
             for _, kind in events
