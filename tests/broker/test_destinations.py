@@ -13,17 +13,16 @@ from amqp import NotFound
 from celery import Celery, signals
 from kombu import Exchange, Queue
 
-from tests._speedups.support import needs_compiled
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
 from tests.broker.test_conformance import assert_same, comparable
 from tests.support import wait_until
 from walex_celery import Event
-from walex_celery import _speedups as native
 from walex_celery.broker import Destination, Publisher, TaskTarget, by_event
 from walex_celery.broker.durability import examine, queues_of
 from walex_celery.broker.templates.body import wire_argument
 from walex_celery.broker.templates.keyed import MOST_DESTINATIONS
 from walex_celery.errors import ConfigurationError
+from walex_celery.pipeline.task_messages import make_tasks, make_tasks_plainly
 
 # Celery 5.7 deprecates routing by task attributes; as long as it honours them, so do we.
 pytestmark = pytest.mark.filterwarnings("ignore:(?s).*task attribute is deprecated")
@@ -284,7 +283,7 @@ def test_any_number_of_destinations_takes_bounded_memory(
 
 
 class Routed:
-    """A route as the compiled part sees it."""
+    """A route as far as messages are made of it."""
 
     class Tally:
         accepted = count = 0
@@ -304,13 +303,13 @@ class Readable:
         return self.value, b"", ARGSREPR
 
 
-@needs_compiled
-def test_the_compiled_part_keeps_to_its_path(broker_url: str) -> None:
+@pytest.mark.parametrize("half", [make_tasks, make_tasks_plainly], ids=["in use", "plain"])
+def test_templates_of_a_chunk_keep_to_their_destinations(broker_url: str, half: Any) -> None:
     values = [value_of(number) for number in range(20)]
     with publishing(make_app(broker_url)) as publisher:
         route = Routed(publisher.prepare("shop.send", destination=lane_of))
         routed = [(Readable(value), route) for value in values]
-        end, items, size = native.messages.make_tasks(routed, 0, 1, 0)
+        end, items, size = half(routed, 0, 1, 0)
         assert (end, len(items)) == (20, 20)
         assert [item[0].declare[0].name for item in items] == [lane_of(value).queue for value in values]
         assert size == sum(len(item[2]) + len(item[3]) for item in items)

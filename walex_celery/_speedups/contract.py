@@ -65,8 +65,8 @@ class MakeTasks(Protocol):
             salt: of its timeline.
 
         Returns:
-            The index to continue at (the length of *routed* at the end), the messages (``broker.wire.Item``), and
-            their size in bytes.
+            The index to continue at (the length of *routed* at the end), the messages, each a
+            ``broker.templates.wire.Item``, and their size in bytes.
         """
 
 
@@ -83,7 +83,7 @@ class Fill(Protocol):
     def __call__(
         self, task_id: str, value: bytes, argsrepr: str, head: bytes = b""
     ) -> tuple[Any, str, bytes, bytes] | None:
-        """Return the message (``broker.wire.Item``), or ``None`` if the template can't hold such a task id."""
+        """Return the message (an ``Item``), or ``None`` if the template can't hold such a task id."""
 
 
 class Speedups(Protocol):
@@ -163,7 +163,7 @@ class Speedups(Protocol):
     def envelope(
         self,
         plain: Fill,
-        lane: object,
+        address: object,
         body: Renders,
         start: bytes,
         before: Sequence[bytes],
@@ -176,7 +176,7 @@ class Speedups(Protocol):
 
         Args:
             plain: does the same in Python.
-            lane: the first field of each message.
+            address: the first field of each message.
             body: of the messages.
             start: what stands before the body.
             before, after: what stands before and after the argsrepr, split at the task ids.
@@ -187,7 +187,7 @@ class Speedups(Protocol):
     def frames(
         self,
         plain: Fill,
-        lane: object,
+        address: object,
         body: Renders,
         method: bytes,
         content: bytes,
@@ -203,7 +203,7 @@ class Speedups(Protocol):
 
         Args:
             plain: does the same in Python.
-            lane: the first field of each message.
+            address: the first field of each message.
             body: of the messages, as frames.
             method: the frame of the publish, and the type and the channel of the next frame.
             content: class and weight of the content header.

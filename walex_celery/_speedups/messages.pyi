@@ -16,7 +16,7 @@ class Envelopes:
     def __init__(
         self,
         plain: Fill,
-        lane: object,
+        address: object,
         body: Renders,
         start: bytes,
         before: Sequence[bytes],
@@ -32,7 +32,7 @@ class Frames:
     def __init__(
         self,
         plain: Fill,
-        lane: object,
+        address: object,
         body: Renders,
         method: bytes,
         content: bytes,

@@ -176,7 +176,7 @@ cdef char *_write_joined(char *out, tuple pieces, const char *between, Py_ssize_
 cdef class _Template:
     """What both templates share; ``_plain`` is the Python half, for the unusual."""
 
-    cdef object _plain, _lane, _body
+    cdef object _plain, _address, _body
     cdef tuple _before, _after
     cdef Py_ssize_t _before_size, _after_size  # with task ids between the pieces
 
@@ -194,8 +194,8 @@ cdef class Envelopes(_Template):
     cdef uint64_t _count
     cdef Py_ssize_t _id_size
 
-    def __init__(self, plain, lane, body, bytes start, before, after, bytes end, Py_ssize_t id_size):
-        self._plain, self._lane, self._body = plain, lane, body
+    def __init__(self, plain, address, body, bytes start, before, after, bytes end, Py_ssize_t id_size):
+        self._plain, self._address, self._body = plain, address, body
         self._start, self._end = start, end
         self._before, self._after = tuple(before), tuple(after)
         self._id_size = id_size
@@ -235,7 +235,7 @@ cdef class Envelopes(_Template):
         self._count += 1
         out[0] = c'"'
         _write(out + 1, self._end)
-        return self._lane, task_id, envelope, b""
+        return self._address, task_id, envelope, b""
 
 
 cdef class Frames(_Template):
@@ -245,10 +245,10 @@ cdef class Frames(_Template):
     cdef Py_ssize_t _table_size, _size, _id_size
 
     def __init__(
-        self, plain, lane, body, bytes method, bytes content, bytes head, before, after,
+        self, plain, address, body, bytes method, bytes content, bytes head, before, after,
         Py_ssize_t table_size, Py_ssize_t size, Py_ssize_t id_size,
     ):
-        self._plain, self._lane, self._body = plain, lane, body
+        self._plain, self._address, self._body = plain, address, body
         self._method, self._content, self._head = method, content, head
         self._before, self._after = tuple(before), tuple(after)
         self._table_size, self._size, self._id_size = table_size, size, id_size
@@ -282,7 +282,7 @@ cdef class Frames(_Template):
         memcpy(out, text, argsrepr_size)
         out = _write_joined(out + argsrepr_size, self._after, identifier, id_size, False)
         out[0] = <char>FRAME_END
-        return self._lane, task_id, frames, body
+        return self._address, task_id, frames, body
 
 
 def packed(commands):

@@ -339,7 +339,7 @@ cdef Py_ssize_t _cell_size(uint8_t form, walex_cell cell) except -2:
         return -1
     if form == NUMBER:
         return cell.size
-    # A document, by the rules of events.record.is_awkward.
+    # A document, by the rules of events.cells.is_awkward.
     if cell.text[0] <= c" " or cell.text[cell.size - 1] <= c" ":
         return -1
     if cell.size == 4 and memcmp(cell.text, b"null", 4) == 0:
