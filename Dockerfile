@@ -1,4 +1,4 @@
-# The compiled part needs a C compiler, which the slim image does not have.
+# The compiled part needs a C compiler, which the slim image lacks.
 FROM python:3.12 AS build
 
 WORKDIR /src
@@ -18,7 +18,7 @@ ENV PYTHONUNBUFFERED=1 \
 COPY --from=build /wheels /wheels
 RUN pip install "$(ls /wheels/*.whl)[redis,metrics]" 'flower>=2.0'
 
-# The volume for emails takes its owner from this folder.
+# The volume for emails inherits the owner of this folder.
 RUN useradd --system --uid 10001 --home-dir /srv/shop shop \
     && install --directory --owner=shop /srv/shop /var/lib/shop/outbox
 

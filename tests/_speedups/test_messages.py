@@ -159,8 +159,8 @@ def test_a_frame_ends_as_python_s_does() -> None:
 
 
 @pytest.fixture
-def app(valkey_url: str) -> Celery:
-    return Celery("speedups", broker=valkey_url, set_as_current=False)
+def app(redis_url: str) -> Celery:
+    return Celery("speedups", broker=redis_url, set_as_current=False)
 
 
 def test_the_handler_answers_for_an_event_that_no_task_can_be_made_of(

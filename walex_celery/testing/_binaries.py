@@ -27,7 +27,7 @@ _NPM_VERSIONS = {
 }
 
 
-def wheel_folder(package: str, extra: str = "demo") -> Path:
+def wheel_folder(package: str, extra: str = "testing") -> Path:
     """Return the folder of an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:

