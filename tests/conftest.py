@@ -24,6 +24,7 @@ hypothesis.settings.load_profile("walex")
 
 # Number 0 is left to whoever wants a fixed one.
 _database_numbers = count()
+_state_numbers = count()
 
 
 #: Files whose tests take minutes (kill -9, again and again), the longest first.
@@ -69,6 +70,19 @@ def _celery_leaves_no_trace() -> Iterator[None]:
     finalizers &= before
     root.setLevel(level)
     root.handlers[:] = handlers
+
+
+@pytest.fixture(autouse=True)
+def _dead_letters_of_this_test_alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Where the database has no table for dead letters, they go to a file of the user, which all tests would share."""
+    before = os.environ.get("XDG_STATE_HOME")
+    # Not tmp_path: a fixture of one function is refused to those that hypothesis calls many times.
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.getbasetemp() / f"state-{next(_state_numbers)}")
+    yield
+    if before is None:
+        del os.environ["XDG_STATE_HOME"]
+    else:
+        os.environ["XDG_STATE_HOME"] = before
 
 
 @pytest.fixture(scope="session")
