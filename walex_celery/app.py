@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import ALL_TABLES, Filters, Table
+from walex_celery.handlers.celery_modules import CeleryModules
 from walex_celery.handlers.kinds import DELETE, INSERT, MESSAGE, ON_EVENT, TRUNCATE, UPDATE
 from walex_celery.handlers.registry import Registry
 from walex_celery.settings.model import EventModules, WalExSettings, load_settings
@@ -293,9 +294,19 @@ class WalEx:
     def import_modules(self) -> list[ModuleType]:
         """Import the modules with handlers: ``<name>.events.<table>`` for each subscription, and ``modules``.
 
+        Before them, once, those that Celery loads in a worker: ``include``, ``imports``, ``autodiscover_tasks()``; with
+        Django's fixup, Django is set up first.
+
+        Returns:
+            Those of ``modules``, and the event modules.
+
         Raises:
             ConfigurationError: ``modules`` names one that does not exist.
         """
+        load_celery_modules(self.app)
+        return self._import_event_modules()
+
+    def _import_event_modules(self) -> list[ModuleType]:
         wanted = load_settings(self._keywords, self._conf(), EventModules)
         with self._lock:
             if self._settings is not None:
@@ -310,8 +321,11 @@ class WalEx:
         return modules
 
     def _on_import_modules(self, **_: Any) -> None:
-        self._hide_url()
-        self.import_modules()
+        modules = CeleryModules.of(self.app)
+        if not modules.loading:  # if we load them, ours follow
+            modules.celery_loads()
+            self._hide_url()
+            self._import_event_modules()
 
 
 def _is_spool(middleware: object) -> bool:
@@ -347,6 +361,11 @@ def _exists(module: str) -> bool:
         if error.name is not None and (module == error.name or module.startswith(error.name + ".")):
             return False
         raise
+
+
+def load_celery_modules(app: Celery) -> None:
+    """Import what Celery loads when a worker of *app* starts, unless that was done; see :class:`CeleryModules`."""
+    CeleryModules.of(app).load()
 
 
 def instances(app: Celery) -> dict[str, WalEx]:

@@ -14,7 +14,7 @@ import click
 from celery import Celery
 from celery.bin.base import CeleryOption
 
-from walex_celery.app import WalEx, instances
+from walex_celery.app import WalEx, instances, load_celery_modules
 from walex_celery.errors import (
     ConfigurationError,
     HandlerError,
@@ -94,13 +94,29 @@ NAME = click.option(
 )
 
 
+def loaded_instances(app: Celery, name: str | None = None) -> dict[str, WalEx]:
+    """The WalEx objects of *app*, by name, after importing the modules that Celery loads.
+
+    One of those may make the WalEx, and with Django's fixup nothing of Django works before. What they raise is raised
+    if there is no WalEx, or none named *name*. Otherwise commands that need the handlers raise it when they ask for
+    them, and the others, such as ``status``, work.
+    """
+    try:
+        load_celery_modules(app)
+    except Exception:
+        found = instances(app)
+        if not found or (name is not None and name not in found):
+            raise
+    return instances(app)
+
+
 def choose(app: Celery, name: str | None) -> WalEx:
     """The WalEx of *app* that ``--name`` names, or the only one.
 
     Raises:
         ConfigurationError: there is none, or several and no *name*.
     """
-    found = instances(app)
+    found = loaded_instances(app, name)
     if not found:
         raise ConfigurationError(
             f"the Celery application {app.main!r} has no WalEx; add to its module:\n"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from walex_celery.app import instances
-from walex_celery.cli.base import NAME, choose, echo_json_line, run_reporting, walex
+from walex_celery.cli.base import NAME, choose, echo_json_line, loaded_instances, run_reporting, walex
 from walex_celery.operations.where import Origin, find_origin
 
 
@@ -24,7 +23,9 @@ def where(ctx: click.Context, name: str | None, as_json: bool, task_id: str) -> 
 
     def run() -> None:
         app = ctx.obj.app
-        found = find_origin(app, instances(app) if name is None else {name: choose(app, name)}, task_id)
+        found = find_origin(
+            app, loaded_instances(app) if name is None else {name: choose(app, name)}, task_id
+        )
         if as_json:
             echo_json_line(msgspec.json.encode(found))
         else:

@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
-from walex_celery.app import WalEx
+from walex_celery.app import WalEx, load_celery_modules
 from walex_celery.errors import Fenced, HandlerError, WalExError
 from walex_celery.pipeline.control import Control
 from walex_celery.pipeline.handler_runner import Stopped
@@ -79,6 +79,7 @@ class Producer:
                 stopping: then what was read last is not acknowledged, and comes again.
         """
         walex, control = self._walex, self._control
+        load_celery_modules(walex.app)  # before the settings, which may name what Django must be set up for
         settings = walex.settings
         walex.import_modules()
         register(settings.name)
