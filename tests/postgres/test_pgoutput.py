@@ -190,7 +190,13 @@ def test_a_message_outside_of_transactions_has_no_flag() -> None:
     ("payload", "complaint"),
     [
         (b"", "an empty message"),
-        (b"S\x00\x00\x02\xe6\x01", "unknown message type 0x53"),  # Stream Start, of protocol 2
+        (b"\xff", "unknown message type 0xff$"),
+        (
+            b"S\x00\x00\x02\xe6\x01",
+            "unknown message type 0x53: Stream Start, of streaming, which was not asked for",
+        ),
+        (b"b\x00", "unknown message type 0x62: Begin Prepare, of two-phase commit, which was not asked for"),
+        (b"p\x00", "unknown message type 0x70: Stream Prepare, of streaming and two-phase commit"),
         (b"I\x00\x00\x40\x01O\x00\x00", "expected the new tuple 'N', found 0x4f"),
         (b"U\x00\x00\x40\x01X\x00\x00", "unknown tuple kind 0x58"),
         (b"U\x00\x00\x40\x01K\x00\x00O\x00\x00", "expected the new tuple 'N', found 0x4f"),

@@ -20,21 +20,44 @@ from walex_celery.postgres.parameters import ConnectionSettings
 #: What logical replication has needed since Postgres 14: messages among the changes, multiranges in the catalog.
 OLDEST_VERSION: Final = 140000
 
-#: What the text of values depends on; ``walex_celery.events.values`` reads no other formats.
+#: What a database, a role or postgresql.conf may set for a session, and must not for ours: of all parameters that any
+#: user may set, those that change a value's text, end a session or a statement, or forbid something.
 SESSION: Final = {
-    "statement_timeout": "0",  # first: a short default would cut the others off
+    # First, each in force from the next statement on: a short default would cut the others off.
+    "statement_timeout": "0",
+    "transaction_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "exit_on_error": "off",
+    # The text of values; ``walex_celery.events.values`` reads no other formats.
     "DateStyle": "ISO, YMD",
     "IntervalStyle": "postgres",
     "TimeZone": "UTC",
     "bytea_output": "hex",
     "extra_float_digits": "3",
     "lc_monetary": "C",
+    "xmlbinary": "base64",
     "xmloption": "content",
     # regclass and its like print a name with its schema unless the path has it; type names follow the quoting.
     "search_path": "pg_catalog",
     "quote_all_identifiers": "off",
-    "idle_in_transaction_session_timeout": "0",
+    "standard_conforming_strings": "on",
+    "client_min_messages": "notice",
+    # What a transaction of ours may do, and sees.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "row_security": "on",
+    # A dead letter is on the disk before its event is acknowledged. It waits for no standby server, which the producer
+    # itself may be (synchronous_standby_names = '*').
+    "synchronous_commit": "local",
+    # Compiling a query on the catalog takes longer than the query.
+    "jit": "off",
 }
+
+#: Parameters that not all supported majors have.
+_SINCE: Final = {"transaction_timeout": 170000}
 
 #: Postgres cuts longer names off, with a notice.
 _MAX_NAME_BYTES: Final = 63
@@ -109,9 +132,15 @@ def _pin_session(connection: Connection) -> None:
     if connection.info.parameter_status("server_encoding") == "SQL_ASCII":
         # Such a database holds any bytes, and Postgres refuses to send bytes that are not UTF-8 as UTF-8.
         session["client_encoding"] = "SQL_ASCII"
+    version = connection.server_version
+    statements = [
+        sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+        for name, value in session.items()
+        if version >= _SINCE.get(name, 0)
+    ]
     with connection.cursor() as cursor:
-        for name, value in session.items():
-            cursor.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+        # Together: a round trip each would take longer than all of them.
+        cursor.execute(sql.SQL("; ").join(statements))
 
 
 def check_version(version: int, settings: ConnectionSettings) -> None:

@@ -196,6 +196,11 @@ def quote_identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def quote_literal(text: str) -> str:
+    """*text* as it stands in the SQL that an error suggests."""
+    return "'" + text.replace("'", "''") + "'"
+
+
 def hide_secrets(text: str, secrets: Iterable[str]) -> str:
     """*text* without *secrets*, in case a server or a library has repeated one."""
     for secret in sorted(secrets, key=len, reverse=True):

@@ -360,6 +360,28 @@ _DECODERS: Final[dict[int, Callable[[bytes], Message]]] = {
 }
 
 
+#: Messages of protocol versions 2 to 4, and what they belong to. This project asks for version 1.
+_LATER: Final = {
+    "S": ("Stream Start", "streaming"),
+    "E": ("Stream Stop", "streaming"),
+    "c": ("Stream Commit", "streaming"),
+    "A": ("Stream Abort", "streaming"),
+    "b": ("Begin Prepare", "two-phase commit"),
+    "P": ("Prepare", "two-phase commit"),
+    "K": ("Commit Prepared", "two-phase commit"),
+    "r": ("Rollback Prepared", "two-phase commit"),
+    "p": ("Stream Prepare", "streaming and two-phase commit"),
+}
+
+
+def _unknown(kind: int) -> DecodeError:
+    text = f"unknown message type {kind:#04x}"
+    if chr(kind) in _LATER:
+        name, feature = _LATER[chr(kind)]
+        text += f": {name}, of {feature}, which was not asked for (is the slot two_phase?)"
+    return DecodeError(text)
+
+
 def decode(payload: bytes) -> Message:
     """The message that *payload*, the data of one XLogData, holds.
 
@@ -370,7 +392,7 @@ def decode(payload: bytes) -> Message:
         raise DecodeError("an empty message")
     decoder = _DECODERS.get(payload[0])
     if decoder is None:
-        raise DecodeError(f"unknown message type {payload[0]:#04x}")
+        raise _unknown(payload[0])
     try:
         return decoder(payload)
     except (IndexError, StructError) as error:

@@ -13,18 +13,24 @@ from psycopg2 import errorcodes, sql
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.errors import SlotMismatch
-from walex_celery.postgres.errors import explain_slot_error, slot_in_use, slot_invalidated
+from walex_celery.postgres.errors import explain_slot_error, quote_literal, slot_in_use, slot_invalidated
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
 from walex_celery.postgres.server import WAL_LSN, query_row
 
 PLUGIN: Final = "pgoutput"
 
+#: Postgres refuses longer ones.
+MAX_NAME_BYTES: Final = 63
+
 # Columns that older majors don't have are read from JSON.
 _SLOT: Final = f"""
 SELECT slot_name, plugin, slot_type, database, temporary, active_pid, wal_status, safe_wal_size,
        as_json ->> 'invalidation_reason', coalesce((as_json ->> 'failover')::bool, false),
-       coalesce((as_json ->> 'synced')::bool, false), confirmed_flush_lsn, restart_lsn, {WAL_LSN}
+       coalesce((as_json ->> 'synced')::bool, false),
+       -- Up to Postgres 14 pgoutput sends nothing of it.
+       (as_json ->> 'two_phase')::bool AND current_setting('server_version_num')::int >= 150000,
+       confirmed_flush_lsn, restart_lsn, {WAL_LSN}
 FROM pg_replication_slots AS slots, to_jsonb(slots) AS as_json WHERE slot_name = %s
 """
 _COUNTS: Final = """
@@ -41,6 +47,7 @@ class Slot(msgspec.Struct, frozen=True):
         invalidation_reason: why it was invalidated (Postgres 17 and newer).
         failover: whether standby servers keep a copy of it.
         synced: whether it is such a copy.
+        two_phase: whether transactions are sent when they are prepared.
         restart_lsn: from where Postgres keeps WAL for it.
         safe_wal_bytes: WAL that may be written before it is lost; ``None`` without ``max_slot_wal_keep_size``.
         wal_lsn: how far the WAL was written when the row was read.
@@ -57,6 +64,7 @@ class Slot(msgspec.Struct, frozen=True):
     invalidation_reason: str | None = None
     failover: bool = False
     synced: bool = False
+    two_phase: bool = False
     restart_lsn: Lsn | None = None
     safe_wal_bytes: int | None = None
     wal_lsn: Lsn | None = None
@@ -114,6 +122,7 @@ def find_slot(connection: Connection, settings: SlotSettings) -> Slot | None:
         reason,
         failover,
         synced,
+        two_phase,
         *lsns,
     ) = row
     confirmed, restart, wal = (None if lsn is None else Lsn.parse(lsn) for lsn in lsns)
@@ -129,6 +138,7 @@ def find_slot(connection: Connection, settings: SlotSettings) -> Slot | None:
         invalidation_reason=reason,
         failover=failover,
         synced=synced,
+        two_phase=two_phase,
         restart_lsn=restart,
         safe_wal_bytes=safe_bytes,
         wal_lsn=wal,
@@ -162,6 +172,8 @@ def check_slot(slot: Slot, settings: SlotSettings) -> None:
         )
     if slot.is_lost:
         raise slot_invalidated(slot.name, slot.invalidation_reason or "wal_removed")
+    if slot.two_phase:
+        raise _sends_prepared(slot)
     if slot.active_pid is not None:
         raise slot_in_use(slot.name, f"by the backend with pid {slot.active_pid}")
     if slot.temporary and settings.durable:
@@ -172,6 +184,17 @@ def check_slot(slot: Slot, settings: SlotSettings) -> None:
             "changes that something else may need\n  fix: set durable_slot=True to go on where it stands, or give "
             "this instance another slot_name="
         )
+
+
+def _sends_prepared(slot: Slot) -> SlotMismatch:
+    name, copy = quote_literal(slot.name), quote_literal(f"{slot.name[: MAX_NAME_BYTES - 5]}_copy")
+    return SlotMismatch(
+        f"slot {slot.name!r} was made with two_phase = true: it sends transactions when they are prepared, before it "
+        "is known whether they commit, which this instance does not read\n"
+        # A copy stands where the original does, and is not two-phase, on every major.
+        f"  fix: SELECT pg_copy_logical_replication_slot({name}, {copy}); SELECT pg_drop_replication_slot({name}); "
+        f"SELECT pg_copy_logical_replication_slot({copy}, {name}); SELECT pg_drop_replication_slot({copy});"
+    )
 
 
 def create_slot(cursor: Any, settings: SlotSettings) -> Lsn | None:

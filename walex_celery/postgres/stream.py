@@ -35,6 +35,7 @@ from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.pgoutput import COMPLETING
 from walex_celery.postgres.server import Server
 from walex_celery.postgres.slot import create_slot
+from walex_celery.postgres.slot_wait import reporting_waits
 from walex_celery.postgres.stream_guard import StreamGuard
 from walex_celery.postgres.timeline import Cluster
 
@@ -106,6 +107,11 @@ def read_slice_plainly(
 read_slice = speedups.read_slice(read_slice_plainly)
 
 
+def _literal(text: str) -> sql.SQL:
+    """*text* as a string of the replication commands' own grammar, which knows no E'' and no backslashes."""
+    return sql.SQL("'" + text.replace("'", "''") + "'")
+
+
 class ReplicationStream:
     """A replication connection streaming from the slot; owns the connection and the acknowledged LSN.
 
@@ -143,8 +149,12 @@ class ReplicationStream:
         return identify(self._cursor, self._settings.connection)
 
     def create_slot(self) -> Lsn | None:
-        """Make the slot; returns where it begins, or ``None`` if a durable one exists already."""
-        return create_slot(self._cursor, self._settings)
+        """Make the slot; returns where it begins, or ``None`` if a durable one exists already.
+
+        Waits for all transactions that have written and are still open; logs which.
+        """
+        with reporting_waits(self._settings, self._connection.info.backend_pid):
+            return create_slot(self._cursor, self._settings)
 
     def enable_failover(self) -> None:
         """Have standby servers keep a copy of the slot."""
@@ -166,7 +176,7 @@ class ReplicationStream:
             sql.Identifier(self._settings.name),
             sql.SQL(str(position)),
             sql.SQL(", ").join(
-                sql.SQL("{} {}").format(sql.Identifier(name), sql.Literal(value)) for name, value in options
+                sql.SQL("{} {}").format(sql.Identifier(name), _literal(value)) for name, value in options
             ),
         )
         interval = self._feedback_interval()

@@ -125,3 +125,15 @@ def test_a_standby_beside_a_slot_that_does_not_fail_over(clinic: Clinic) -> None
             )
         )
         clinic.execute("SELECT pg_drop_replication_slot('standby')")
+
+
+def test_a_two_phase_slot(clinic: Clinic) -> None:
+    """From Postgres 15 on; up to 14 such a slot streams like any other."""
+    clinic.drop_slot()
+    clinic.execute(
+        "SELECT pg_create_logical_replication_slot(%s, 'pgoutput', false, true)", [clinic.database.name]
+    )
+    found = only(clinic.examine(modules=(slot,)), "slot_usable")
+    assert found.severity == "error"
+    assert "was made with two_phase = true" in found.sentence
+    assert ids(clinic.fix()) == {("slot_read", "warning")}
