@@ -209,7 +209,7 @@ class Assembler:
         begin = pgoutput.decode(self._begin)
         assert isinstance(begin, pgoutput.Begin)
         dated = self._dated[oid]
-        if begin.final_lsn > dated.read_at:
+        if begin.final_lsn > dated.read_at or dated.is_due():
             until = dated.unaltered()
             if until is not None:
                 # What has been read had been committed, and so been seen, when it looked.

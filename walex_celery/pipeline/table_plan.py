@@ -76,13 +76,15 @@ class DatedPlan(NamedTuple):
 
     #: It holds for transactions that committed before this; for later ones the plan is made again.
     read_at: Lsn
-    #: Whether the alteration may have come after the transaction of this id.
+    #: Whether the alteration may have been incomplete when the transaction of this id began.
     altered_after: Callable[[int], bool]
     plan: TablePlan
     #: For transactions that may have been before the alteration.
     otherwise: TablePlan
-    #: Look again: up to where it holds by now (at least for what has been read), or ``None`` if it was altered.
+    #: Look again: up to where it holds by now (at least for what has been read), or ``None`` to make it again.
     unaltered: Callable[[], Lsn | None]
+    #: Whether looking again may tell more of alterations that may or may not have been complete.
+    is_due: Callable[[], bool]
 
 
 class Planning(NamedTuple):
