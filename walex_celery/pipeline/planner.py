@@ -139,10 +139,10 @@ class Planner:
     def _old_rows(self, relation: Relation) -> OldRows:
         if relation.replica_identity != "f":
             return OldRows.WHOLE
-        partitions_are_full = self._catalog.partitions_are_full(relation)
-        if partitions_are_full is None:
-            return OldRows.WHOLE
-        return OldRows.LIKELY_WHOLE if partitions_are_full else OldRows.PARTIAL
+        partitioned = self._catalog.is_partitioned(relation)
+        if partitioned is None:
+            return OldRows.OF_GONE_TABLE
+        return OldRows.BY_PARTITION if partitioned else OldRows.WHOLE
 
     def message_plan(self, prefix: str) -> Route:
         """Who wants messages with *prefix*."""

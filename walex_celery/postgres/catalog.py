@@ -56,15 +56,10 @@ WHERE i.indrelid = %s AND i.indisprimary
 """
 
 # Whether a dropped table had partitions is not known; only a publication via their root would show it.
-_PARTITIONS = """
-SELECT coalesce(
-         c.relkind = 'p',
-         EXISTS (SELECT FROM pg_publication WHERE pubname::text = ANY(%s) AND pubviaroot)
-       ),
-       c.relkind = 'p' AND NOT EXISTS (
-         SELECT FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS leaf ON leaf.oid = t.relid
-         WHERE t.isleaf AND leaf.relreplident <> 'f'
-       )
+_PARTITIONED = """
+SELECT CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'p'
+            WHEN NOT EXISTS (SELECT FROM pg_publication WHERE pubname::text = ANY(%s) AND pubviaroot) THEN false
+       END
 FROM (SELECT %s::oid AS oid) AS wanted LEFT JOIN pg_class AS c USING (oid)
 """
 
@@ -162,7 +157,7 @@ class Catalog:
 
     Args:
         settings: how to connect to the database.
-        publications: those being streamed, for :meth:`partitions_are_full`.
+        publications: those being streamed, for :meth:`is_partitioned`.
     """
 
     def __init__(self, settings: ConnectionSettings, publications: Sequence[str] = ()) -> None:
@@ -198,10 +193,10 @@ class Catalog:
         ((lsn,),) = self._query(f"SELECT {WAL_LSN}", ())
         return Lsn.parse(lsn)
 
-    def partitions_are_full(self, relation: Relation) -> bool | None:
-        """Whether REPLICA IDENTITY FULL holds for all of a table's partitions; ``None`` if it has none."""
-        ((partitioned, full),) = self._query(_PARTITIONS, (self._publications, relation.oid))
-        return bool(full) if partitioned else None
+    def is_partitioned(self, relation: Relation) -> bool | None:
+        """Whether its rows are those of partitions; ``None`` if that is not known, because it was dropped."""
+        ((partitioned,),) = self._query(_PARTITIONED, (self._publications, relation.oid))
+        return None if partitioned is None else bool(partitioned)
 
     def composites(self, relation: Relation) -> list[int]:
         """The composite types within the relation's columns, by the oids of their rows in ``pg_class``."""
