@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import pytest
 
 from tests.fidelity.shadow import Shadow
 from tests.fidelity.test_shadow_copy import TOASTED
+from walex_celery import Event
 from walex_celery.errors import SetupError
 
 Needs = Callable[[int], None]
@@ -323,3 +325,38 @@ def test_a_full_table_that_is_gone_and_was_published_via_its_root(shadow: Shadow
     assert events[2].changes == {"a": ("x", None)}
     assert events[3].old_record == {"id": 1, "a": "x"}
     assert events[-1].changes == {"a": ("y", None)}
+
+
+def test_a_value_that_was_not_sent_says_how_to_have_it(shadow: Shadow) -> None:
+    """In batch handlers (the producer's event) and in workers alike."""
+    shadow.execute(
+        'CREATE SCHEMA "A"',
+        'CREATE TABLE "A".t (id int PRIMARY KEY, body text, title text)',
+        f"INSERT INTO \"A\".t VALUES (1, '{TOASTED}', 'x')",
+    )
+    produced: list[Event] = []
+    shadow.start()
+    shadow.execute('UPDATE "A".t SET title = NULL', 'UPDATE "A".t SET id = 2', 'DELETE FROM "A".t')
+    updated, moved, deleted = shadow.read(produced)
+
+    for event in (updated, produced[0]):
+        assert event.new_record["title"] is None
+        with pytest.raises(
+            KeyError, match="'body' is not in this record, because Postgres did not send"
+        ) as refused:
+            _ = event.new_record["body"]
+        assert str(refused.value).endswith(
+            '\n  fix: ALTER TABLE "A".t REPLICA IDENTITY FULL; -- and the same for its partitions, if it has any'
+        )
+        assert pickle.loads(pickle.dumps(refused.value)).args == refused.value.args
+        assert event.new_record.get("body", "absent") == "absent"
+        assert "body" not in event.new_record
+        with pytest.raises(KeyError, match=r"^'bodi'$"):
+            _ = event.new_record["bodi"]
+    for event in (moved, produced[1]):
+        assert event.old_key is not None
+        with pytest.raises(KeyError, match="REPLICA IDENTITY FULL"):
+            _ = event.old_key["title"]
+    for event in (deleted, produced[2]):
+        with pytest.raises(KeyError, match="REPLICA IDENTITY FULL"):
+            _ = event.old_record["title"]
