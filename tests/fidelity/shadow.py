@@ -99,10 +99,17 @@ class Shadow:
             self._cursor(self.copy).execute(text)
         self._generated.clear()
 
-    def read(self) -> list[Event]:
-        """Events since the last time, as workers get them: the same values as in the producer."""
+    def read(self, produced: list[Event] | None = None) -> list[Event]:
+        """Events since the last time, as workers get them: the same values as in the producer.
+
+        Args:
+            produced: gets the producer's own.
+        """
         assert self._reader is not None, "not started"
-        return [self._sent(event) for event in self._reader.read()]
+        events = self._reader.read()
+        if produced is not None:
+            produced += events
+        return [self._sent(event) for event in events]
 
     def follow(self) -> list[Event]:
         """Read events, and do what they say to the copy; each must find the one row that it is about."""

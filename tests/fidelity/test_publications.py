@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 
 import pytest
 
 from tests.fidelity.shadow import Shadow
 from tests.fidelity.test_shadow_copy import TOASTED
+from walex_celery import Event
 from walex_celery.errors import SetupError
 
 Needs = Callable[[int], None]
@@ -213,3 +215,148 @@ def test_partitions_of_other_identities_than_their_table(shadow: Shadow, full: s
     for event in events:
         if event.old_record is not None:
             assert event.old_record.keys() == {"id", "at"}
+
+
+_ROWS = (
+    "INSERT INTO p VALUES (1, 'b', 'c'), (2, 'd', 'e')",
+    "UPDATE p SET c = 'f', b = 'g' WHERE a = 1",
+    "DELETE FROM p WHERE a = 2",
+)
+
+
+@pytest.mark.parametrize("key", [True, False], ids=["primary key", "no key"])
+@pytest.mark.parametrize("fate", ["FULL", "detached", "dropped", "all dropped"])
+def test_a_partition_that_had_another_identity_when_its_rows_were_written(
+    shadow: Shadow, key: bool, fate: str
+) -> None:
+    """What it did not send is unknown, whatever the catalog says of it by now; never NULL."""
+    shadow.execute(
+        "CREATE TABLE p (a int NOT NULL, b text NOT NULL, c text) PARTITION BY RANGE (a)",
+        "CREATE TABLE q PARTITION OF p FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE q2 PARTITION OF p FOR VALUES FROM (100) TO (200)",
+        *(["ALTER TABLE p ADD PRIMARY KEY (a)"] if key else []),
+        "CREATE UNIQUE INDEX qb ON q (b)",
+        "ALTER TABLE p REPLICA IDENTITY FULL",
+        "ALTER TABLE q2 REPLICA IDENTITY FULL",
+        "ALTER TABLE q REPLICA IDENTITY USING INDEX qb",
+    )
+    shadow.start("FOR TABLE p WITH (publish_via_partition_root)")
+
+    shadow.execute(*_ROWS)
+    shadow.execute(
+        "INSERT INTO p VALUES (101, 'b', NULL)",
+        "UPDATE p SET c = 'x' WHERE a = 101",
+        "DELETE FROM p WHERE a = 101",
+    )
+    shadow.execute(
+        *{
+            "FULL": [
+                "ALTER TABLE q REPLICA IDENTITY FULL",
+                "INSERT INTO p VALUES (3, 'h', NULL)",
+                "DELETE FROM p WHERE a = 3",
+            ],
+            "detached": ["ALTER TABLE p DETACH PARTITION q"],
+            "dropped": ["DROP TABLE q"],
+            "all dropped": ["DROP TABLE p"],
+        }[fate]
+    )
+
+    events = shadow.read()
+    _, _, updated, deleted, _, _, other, *later = events
+    assert updated.changes is None
+    assert updated.new_record == {"a": 1, "b": "g", "c": "f"}
+    assert deleted.old_record == {"b": "d"}
+    assert other.old_record == {"a": 101, "b": "b", "c": "x"}
+    assert [event.old_record for event in later if event.type == "delete"] == (
+        [{"a": 3, "b": "h", "c": None}] if fate == "FULL" else []
+    )
+
+
+def test_old_rows_of_full_partitions_are_whole(shadow: Shadow) -> None:
+    """NULLs are NULLs, in a backlog too, and whatever comes and goes meanwhile."""
+    shadow.execute(
+        "CREATE TABLE p (a int PRIMARY KEY, b text, c text) PARTITION BY RANGE (a)",
+        "CREATE TABLE q PARTITION OF p FOR VALUES FROM (0) TO (100)",
+        "CREATE TABLE o (a int PRIMARY KEY, b text, c text)",
+        *(f"ALTER TABLE {name} REPLICA IDENTITY FULL" for name in "pq"),
+    )
+    shadow.start("FOR TABLE p, o WITH (publish_via_partition_root)")
+
+    shadow.execute(
+        "INSERT INTO p VALUES (1, NULL, NULL)",
+        "INSERT INTO o VALUES (1, NULL, NULL)",
+        "TRUNCATE p, o",
+        "INSERT INTO p VALUES (1, NULL, NULL)",
+        "UPDATE p SET b = 'x'",
+        "UPDATE p SET b = NULL",
+        "CREATE TABLE q2 PARTITION OF p FOR VALUES FROM (100) TO (200)",
+        "ALTER TABLE q2 REPLICA IDENTITY FULL",
+        "UPDATE p SET a = 100",
+        "DELETE FROM p",
+    )
+
+    updates = [event for event in shadow.read() if event.type in ("update", "delete")]
+    assert [event.changes for event in updates[:2]] == [{"b": ("x", None)}, {"b": (None, "x")}]
+    assert [event.old_record for event in updates[2:]] == [
+        {"a": 1, "b": None, "c": None}, {"a": 100, "b": None, "c": None},
+    ]  # fmt: skip
+
+
+def test_a_full_table_that_is_gone_and_was_published_via_its_root(shadow: Shadow) -> None:
+    """It had no partitions: the stream would have described them."""
+    shadow.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, a text)",
+        "CREATE TABLE u (id int PRIMARY KEY)",
+        "ALTER TABLE t REPLICA IDENTITY FULL",
+    )
+    shadow.start("FOR TABLE t, u WITH (publish_via_partition_root)")
+
+    shadow.execute(
+        "BEGIN; INSERT INTO t VALUES (1, NULL); INSERT INTO u VALUES (1); COMMIT",
+        "UPDATE t SET a = 'x'",
+        "DELETE FROM t",
+        "TRUNCATE t, u",
+        "INSERT INTO t VALUES (2, NULL)",
+        "UPDATE t SET a = 'y'",
+        "DROP TABLE t",
+    )
+
+    events = shadow.read()
+    assert events[2].changes == {"a": ("x", None)}
+    assert events[3].old_record == {"id": 1, "a": "x"}
+    assert events[-1].changes == {"a": ("y", None)}
+
+
+def test_a_value_that_was_not_sent_says_how_to_have_it(shadow: Shadow) -> None:
+    """In batch handlers (the producer's event) and in workers alike."""
+    shadow.execute(
+        'CREATE SCHEMA "A"',
+        'CREATE TABLE "A".t (id int PRIMARY KEY, body text, title text)',
+        f"INSERT INTO \"A\".t VALUES (1, '{TOASTED}', 'x')",
+    )
+    produced: list[Event] = []
+    shadow.start()
+    shadow.execute('UPDATE "A".t SET title = NULL', 'UPDATE "A".t SET id = 2', 'DELETE FROM "A".t')
+    updated, moved, deleted = shadow.read(produced)
+
+    for event in (updated, produced[0]):
+        assert event.new_record["title"] is None
+        with pytest.raises(
+            KeyError, match="'body' is not in this record, because Postgres did not send"
+        ) as refused:
+            _ = event.new_record["body"]
+        assert str(refused.value).endswith(
+            '\n  fix: ALTER TABLE "A".t REPLICA IDENTITY FULL; -- and the same for its partitions, if it has any'
+        )
+        assert pickle.loads(pickle.dumps(refused.value)).args == refused.value.args
+        assert event.new_record.get("body", "absent") == "absent"
+        assert "body" not in event.new_record
+        with pytest.raises(KeyError, match=r"^'bodi'$"):
+            _ = event.new_record["bodi"]
+    for event in (moved, produced[1]):
+        assert event.old_key is not None
+        with pytest.raises(KeyError, match="REPLICA IDENTITY FULL"):
+            _ = event.old_key["title"]
+    for event in (deleted, produced[2]):
+        with pytest.raises(KeyError, match="REPLICA IDENTITY FULL"):
+            _ = event.old_record["title"]

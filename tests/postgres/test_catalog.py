@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import Database
+from tests.support import Database, wait_until
 from walex_celery.events.values import TypeDefinition
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.pgoutput import Column, Relation, Type
@@ -166,3 +166,45 @@ def test_names_of_any_bytes(database: Database) -> None:
     finally:
         catalog.close()
         database.server.drop_database(name)
+
+
+def test_an_alteration_is_complete_once_the_slot_has_passed_it(catalog: Catalog, database: Database) -> None:
+    """And for transactions that began after it was seen; never for those that were open meanwhile."""
+    database.execute("CREATE TYPE pair AS (a int, b text)")
+    database.execute("CREATE TABLE t (p pair)")
+    database.execute("SELECT pg_create_logical_replication_slot('one', 'pgoutput')")
+    composites = catalog.composites(relation(database, "t"))
+    created = catalog.altered(composites, "one")
+    altering = database.connect()
+    with altering.cursor() as alter, database.connect() as writing, writing.cursor() as write:
+        alter.execute("BEGIN; ALTER TYPE pair RENAME ATTRIBUTE b TO c")
+        write.execute("BEGIN; SELECT pg_current_xact_id()::text::bigint")
+        ((open_meanwhile,),) = write.fetchall()
+        alter.execute("COMMIT")
+        altered = catalog.altered(composites, "one")
+        write.execute("COMMIT")
+    altering.close()
+    ((began_after,),) = database.execute("SELECT pg_current_xact_id()::text::bigint")
+
+    assert not created.may_follow(open_meanwhile)
+    assert altered.may_follow(open_meanwhile)
+    assert catalog.altered(composites, "one").is_as(altered)
+    assert not altered.may_follow(began_after)
+    assert catalog.altered(composites, "no such slot").may_follow(open_meanwhile)
+
+    wait_until(lambda: moved_on(database, altered.upper))
+    passed = catalog.altered(composites, "one")
+    assert not passed.uncertain
+    assert not passed.is_as(altered)
+    database.execute("SELECT pg_drop_replication_slot('one')")
+
+
+def moved_on(database: Database, xid: int) -> bool:
+    """Whether the slot's catalog_xmin is past *xid*, with what Postgres does by itself now and then."""
+    database.execute("SELECT pg_current_xact_id()")
+    database.execute("CHECKPOINT")
+    database.execute("SELECT pg_replication_slot_advance('one', pg_current_wal_lsn())")
+    ((passed,),) = database.execute(
+        "SELECT catalog_xmin::text::bigint > %s FROM pg_replication_slots WHERE slot_name = 'one'", [xid]
+    )
+    return bool(passed)

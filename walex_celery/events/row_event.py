@@ -192,14 +192,14 @@ class RowEvent(Event):
     @cached_property
     def new_record(self) -> Record | MaybeNone:
         """The row after an insert or update."""
-        return None if self._new is None else Record(self.shape, self._new)
+        return None if self._new is None else Record(self.shape, self._new, self.source)
 
     @cached_property
     def old_record(self) -> Record | MaybeNone:
         """The deleted row."""
         if self.type != "delete" or self._old is None:
             return None
-        return Record(self.shape, self._old)
+        return Record(self.shape, self._old, self.source)
 
     @cached_property
     def changes(self) -> Mapping[str, Change] | None:
@@ -212,7 +212,7 @@ class RowEvent(Event):
     def old_key(self) -> Mapping[str, Any] | None:
         """The row's key before an update that changed it."""
         cells = self._old_key_cells()
-        return None if cells is None else Record(self.shape, cells)
+        return None if cells is None else Record(self.shape, cells, self.source)
 
     def _quick_or_not(self, cells: Sequence[Cell]) -> bytes:
         try:

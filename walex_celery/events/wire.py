@@ -174,7 +174,7 @@ class WireEvent(Event):
         return self._shape.from_json(members, self._wire.as_text)
 
     def _record(self, members: dict[str, msgspec.Raw] | None) -> Record | None:
-        return None if members is None else Record(self._shape, self._cells(members))
+        return None if members is None else Record(self._shape, self._cells(members), self.source)
 
     @cached_property
     def new_record(self) -> Record | MaybeNone:

@@ -7,7 +7,7 @@ before its transaction's end has been read: memory stays bounded whatever the tr
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from struct import error as StructError
 from typing import Final, NamedTuple
@@ -25,6 +25,7 @@ from walex_celery.events.row_event import (
     new_row_event,
 )
 from walex_celery.handlers.routes import Route
+from walex_celery.pipeline.relations import Relations
 from walex_celery.pipeline.table_plan import DatedPlan, Planning, TablePlan
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
@@ -88,7 +89,7 @@ class Assembler:
         self._before_lsn: int = 0
         self._planning = planning
         self._restartable = restartable
-        self._relations: dict[int, pgoutput.Relation] = {}
+        self._relations = Relations()
         self._plans: dict[int, TablePlan | None] = {}
         # Their plans for the open transaction are among the others, and go with it.
         self._dated: dict[int, DatedPlan] = {}
@@ -115,7 +116,7 @@ class Assembler:
 
     def replan(self) -> None:
         """Ask again for the plan of every known relation: handlers or subscriptions have changed."""
-        for relation in self._relations.values():
+        for relation in self._relations:
             self._replan(relation)
 
     def take_back(self) -> None:
@@ -209,7 +210,7 @@ class Assembler:
         begin = pgoutput.decode(self._begin)
         assert isinstance(begin, pgoutput.Begin)
         dated = self._dated[oid]
-        if begin.final_lsn > dated.read_at:
+        if begin.final_lsn > dated.read_at or dated.is_due():
             until = dated.unaltered()
             if until is not None:
                 # What has been read had been committed, and so been seen, when it looked.
@@ -302,8 +303,18 @@ class Assembler:
     def _relation(self, payload: bytes) -> None:
         relation = pgoutput.decode(payload)
         assert isinstance(relation, pgoutput.Relation)
-        self._relations[relation.oid] = relation
+        place = None if self._begin is None else (self._begin, self._index)
+        affected = self._relations.note(relation, place)
         self._replan(relation)
+        self._go_by_partitions(affected - {relation.oid})
+
+    def _go_by_partitions(self, affected: Iterable[int]) -> None:
+        for oid in affected:
+            full = self._relations.partitions_are_full(oid)
+            dated = self._dated.get(oid)
+            for plan in (self._plans.get(oid), *((dated.plan, dated.otherwise) if dated else ())):
+                if plan is not None:
+                    plan.go_by(full)
 
     def _replan(self, relation: pgoutput.Relation) -> None:
         plan = self._planning.plan(relation)
@@ -313,12 +324,14 @@ class Assembler:
         else:
             self._plans[relation.oid] = plan
             self._dated.pop(relation.oid, None)
+        self._go_by_partitions((relation.oid,))
 
     def _truncate(self, payload: bytes) -> Chunk | None:
         truncate = pgoutput.decode(payload)
         assert isinstance(truncate, pgoutput.Truncate)
         chunk = None
         for oid in truncate.relation_oids:
+            self._go_by_partitions(self._relations.note_truncated(oid))
             index = self._next_index()
             plan = self._plans[oid] if oid in self._plans else self._dated_plan_of(oid, "TRUNCATE")
             if plan is not None and plan.truncate is not None:

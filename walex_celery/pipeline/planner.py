@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from walex_celery.events.event import VERSION, Source
@@ -46,7 +47,8 @@ class Planner:
         """The plan of a relation; ``None`` when no handler wants any of its events.
 
         A composite type can be altered while tables use it. Neither values nor a Relation message show it;
-        so a plan that has one is dated, with another beside it that leaves such values Postgres' text.
+        so a plan that has one is dated, with another beside it that leaves such values Postgres' text. The other is
+        used unless all alterations are known to have ended before the transaction began.
 
         Raises:
             PostgresUnavailable: the catalog can't be asked.
@@ -59,22 +61,27 @@ class Planner:
             return None
         read_at = self._catalog.wal_lsn()
         columns, definitions = self._catalog.columns(relation)
-        make = partial(self._plan_of, relation, columns, self._key(relation), self._old_rows(relation))
+        key, old_rows = self._key(relation), self._old_rows(relation)
+        if not _composites_in(definitions):
+            return self._plan_of(relation, columns, key, old_rows, definitions)
+        while True:
+            composites = self._catalog.composites(relation)
+            altered = self._catalog.altered(composites, self.settings.slot)
+            before, (columns, definitions) = (columns, definitions), self._catalog.columns(relation)
+            if (columns, definitions) == before:  # they are those of the alterations that were seen
+                break
+        make = partial(self._plan_of, relation, columns, key, old_rows)
         as_text = {
-            name: TypeDefinition("base", delimiter=definition.delimiter)
-            for name, definition in definitions.items()
-            if definition.kind == "composite"
+            name: TypeDefinition("base", delimiter=definitions[name].delimiter)
+            for name in _composites_in(definitions)
         }
-        if not as_text:
-            return make(definitions)
-        composites = self._catalog.composites(relation)
-        altered = self._catalog.altered(composites)
         return DatedPlan(
             read_at,
             altered.may_follow,
             make(definitions),
             make({**definitions, **as_text}),
             self._watch(composites, altered),
+            _due_each_second() if altered.uncertain else _never_due,
         )
 
     def _watch(self, composites: list[int], before: Altered) -> Callable[[], Lsn | None]:
@@ -86,9 +93,9 @@ class Planner:
 
         def unaltered() -> Lsn | None:
             nonlocal seen
-            now = self._catalog.altered(composites)
+            now = self._catalog.altered(composites, self.settings.slot)
             until, seen = seen, now.wal_lsn
-            return until if now.xids == before.xids else None
+            return until if now.is_as(before) else None
 
         return unaltered
 
@@ -132,10 +139,10 @@ class Planner:
     def _old_rows(self, relation: Relation) -> OldRows:
         if relation.replica_identity != "f":
             return OldRows.WHOLE
-        partitions_are_full = self._catalog.partitions_are_full(relation)
-        if partitions_are_full is None:
-            return OldRows.WHOLE
-        return OldRows.LIKELY_WHOLE if partitions_are_full else OldRows.PARTIAL
+        partitioned = self._catalog.is_partitioned(relation)
+        if partitioned is None:
+            return OldRows.OF_GONE_TABLE
+        return OldRows.BY_PARTITION if partitioned else OldRows.WHOLE
 
     def message_plan(self, prefix: str) -> Route:
         """Who wants messages with *prefix*."""
@@ -144,3 +151,25 @@ class Planner:
     def message_source(self) -> Source:
         """The source of events made of messages: the database, no table."""
         return Source(SOURCE_NAME, VERSION, self.settings.database, "", "", {})
+
+
+def _composites_in(definitions: Mapping[str, TypeDefinition]) -> list[str]:
+    return [name for name, definition in definitions.items() if definition.kind == "composite"]
+
+
+def _never_due() -> bool:
+    return False
+
+
+def _due_each_second() -> Callable[[], bool]:
+    next_at = time.monotonic() + 1
+
+    def is_due() -> bool:
+        nonlocal next_at
+        now = time.monotonic()
+        if now < next_at:
+            return False
+        next_at = now + 1
+        return True
+
+    return is_due

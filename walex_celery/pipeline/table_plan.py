@@ -20,15 +20,15 @@ class OldRows(enum.Enum):
 
     With ``publish_via_partition_root`` Postgres calls them by the identity of the root, and makes them by that of
     the partition, which inherits none: the key of a partition then comes as if it were the whole old row, with
-    nulls in place of unknown values. So old rows of partitioned tables are looked at twice.
+    nulls in place of unknown values. See :mod:`walex_celery.pipeline.relations`.
     """
 
     WHOLE = enum.auto()
     """The old row: the table is not partitioned."""
-    LIKELY_WHOLE = enum.auto()
-    """All partitions are FULL by now; rows of a time when one was not have nothing but a key."""
-    PARTIAL = enum.auto()
-    """What is not null is known."""
+    BY_PARTITION = enum.auto()
+    """The old row if all partitions are FULL; otherwise what is not null is known."""
+    OF_GONE_TABLE = enum.auto()
+    """The old row, unless the stream describes partitions that are not FULL: the catalog does not have the table."""
 
 
 class TablePlan(RowSource):
@@ -56,7 +56,15 @@ class TablePlan(RowSource):
         self.width = len(shape.names)
         self._old_rows = old_rows
         #: The kind of old tuple that is the whole old row, and need not be looked at.
-        self.whole_kind = pgoutput.OLD_TUPLE if old_rows is OldRows.WHOLE else -1
+        self.whole_kind = pgoutput.OLD_TUPLE if old_rows is not OldRows.BY_PARTITION else -1
+
+    def go_by(self, partitions_are_full: bool | None) -> None:
+        """Take old rows for whole, or not, by what the stream has said of partitions; ``None`` if nothing."""
+        if self._old_rows is not OldRows.WHOLE:
+            whole = partitions_are_full or (
+                partitions_are_full is None and self._old_rows is OldRows.OF_GONE_TABLE
+            )
+            self.whole_kind = pgoutput.OLD_TUPLE if whole else -1
 
     def known(self, kind: int, old: list[Cell]) -> tuple[list[Cell], bool]:
         """An old tuple of another kind, without the nulls that stand for nothing known, and whether it is whole."""
@@ -64,10 +72,6 @@ class TablePlan(RowSource):
             return old, False  # Assembler._row refuses it
         if kind == pgoutput.KEY_TUPLE:
             return [cell if key else UNCHANGED for cell, key in zip(old, self.is_key, strict=True)], False
-        if self._old_rows is OldRows.LIKELY_WHOLE and any(
-            cell is not None and not key for cell, key in zip(old, self.is_key, strict=True)
-        ):
-            return old, True
         return [UNCHANGED if cell is None else cell for cell in old], False
 
 
@@ -76,13 +80,15 @@ class DatedPlan(NamedTuple):
 
     #: It holds for transactions that committed before this; for later ones the plan is made again.
     read_at: Lsn
-    #: Whether the alteration may have come after the transaction of this id.
+    #: Whether the alteration may have been incomplete when the transaction of this id began.
     altered_after: Callable[[int], bool]
     plan: TablePlan
     #: For transactions that may have been before the alteration.
     otherwise: TablePlan
-    #: Look again: up to where it holds by now (at least for what has been read), or ``None`` if it was altered.
+    #: Look again: up to where it holds by now (at least for what has been read), or ``None`` to make it again.
     unaltered: Callable[[], Lsn | None]
+    #: Whether looking again may tell more of alterations that may or may not have been complete.
+    is_due: Callable[[], bool]
 
 
 class Planning(NamedTuple):

@@ -7,7 +7,7 @@ since is known by the name its Type message gave, and its values stay text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg2
@@ -56,15 +56,10 @@ WHERE i.indrelid = %s AND i.indisprimary
 """
 
 # Whether a dropped table had partitions is not known; only a publication via their root would show it.
-_PARTITIONS = """
-SELECT coalesce(
-         c.relkind = 'p',
-         EXISTS (SELECT FROM pg_publication WHERE pubname::text = ANY(%s) AND pubviaroot)
-       ),
-       c.relkind = 'p' AND NOT EXISTS (
-         SELECT FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS leaf ON leaf.oid = t.relid
-         WHERE t.isleaf AND leaf.relreplident <> 'f'
-       )
+_PARTITIONED = """
+SELECT CASE WHEN c.oid IS NOT NULL THEN c.relkind = 'p'
+            WHEN NOT EXISTS (SELECT FROM pg_publication WHERE pubname::text = ANY(%s) AND pubviaroot) THEN false
+       END
 FROM (SELECT %s::oid AS oid) AS wanted LEFT JOIN pg_class AS c USING (oid)
 """
 
@@ -84,12 +79,29 @@ WITH RECURSIVE part (oid) AS (
 SELECT t.typrelid::bigint FROM part JOIN pg_type AS t USING (oid) WHERE t.typtype = 'c'
 """
 
-# Attributes that were dropped have rows too.
+# Attributes that were dropped have rows too. An attribute as old as its type was not altered: no row of the type is
+# older. The dependency of type and relation on each other is made with them, and stays as it is.
 _ALTERED = f"""
-SELECT coalesce(array_agg(DISTINCT xmin::text::bigint), '{{}}'),
-       pg_snapshot_xmax(pg_current_snapshot())::text::bigint, {WAL_LSN}
-FROM pg_attribute WHERE attrelid = ANY(%s::oid[]) AND attnum > 0
+SELECT coalesce(array_agg(DISTINCT a.xmin::text::bigint), '{{}}'),
+       coalesce(array_agg(DISTINCT a.xmin::text::bigint) FILTER (WHERE a.xmin IS DISTINCT FROM made.xid), '{{}}'),
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint, {WAL_LSN}, pg_is_in_recovery(),
+       (SELECT catalog_xmin::text::bigint FROM pg_replication_slots
+        WHERE slot_name = %s AND database = current_database())
+FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid LEFT JOIN LATERAL (
+  SELECT d.xmin AS xid FROM pg_depend AS d
+  WHERE d.deptype = 'i' AND d.objsubid = 0 AND (
+    (d.classid = 'pg_class'::regclass AND d.objid = c.oid
+     AND d.refclassid = 'pg_type'::regclass AND d.refobjid = c.reltype)
+    OR (d.classid = 'pg_type'::regclass AND d.objid = c.reltype
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid)
+  )
+) AS made ON true
+WHERE a.attrelid = ANY(%s::oid[]) AND a.attnum > 0
 """
+
+# Two statements, in this order: who has an id holds a lock on it, or has ended and is before the second's snapshot.
+_RUNNING = "SELECT transactionid::text::bigint FROM pg_locks WHERE locktype = 'transactionid'"
+_ENDED = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint"
 
 _KINDS: Final = {"e": "enum", "d": "domain", "c": "composite", "r": "range", "m": "multirange"}
 
@@ -106,21 +118,34 @@ def _name_of(sent: memoryview) -> str:
 class Altered(NamedTuple):
     """Transactions that altered something, and where the server was when this was read.
 
-    No transaction had an id of ``upper`` or above yet. What commits before ``wal_lsn`` is seen by the next query,
-    not necessarily by this one.
+    No transaction with an id of ``upper`` or above had ended yet. What commits before ``wal_lsn`` is seen by the next
+    query, not necessarily by this one.
+
+    Attributes:
+        uncertain: those of ``xids`` that may have been open while a transaction of a later id wrote, each with the
+            first id that certainly began after it.
     """
 
     xids: frozenset[int]
+    uncertain: Mapping[int, int | None]
     upper: int
     wal_lsn: Lsn
 
     def may_follow(self, xid: int) -> bool:
-        """Whether one of them was *xid* or began after it; ids wrap around (manual, section 67.1).
+        """Whether one of them may have ended after *xid* began; ids wrap around (manual, section 67.1)."""
+        if any(not _precedes(altering, xid) and _precedes(altering, self.upper) for altering in self.xids):
+            return True
+        return any(begun is None or _precedes(xid, begun) for begun in self.uncertain.values())
 
-        One that began before *xid* and committed after it is not found. It concerns the few rows that *xid* writes
-        while a transaction that altered a composite type stays open.
-        """
-        return any(not _precedes(altering, xid) and _precedes(altering, self.upper) for altering in self.xids)
+    def is_as(self, before: Altered) -> bool:
+        """Whether nothing has been altered since *before*, and no more is known of the alterations."""
+        return (self.xids, self.uncertain) == (before.xids, before.uncertain)
+
+
+def _distance(xid: int, other: int) -> int:
+    """How many ids *other* is after *xid*; negative before it."""
+    ahead = (other - xid) & _XID_MASK
+    return ahead if ahead <= _XID_MASK // 2 else ahead - _XID_MASK - 1
 
 
 def _precedes(xid: int, other: int) -> bool:
@@ -132,7 +157,7 @@ class Catalog:
 
     Args:
         settings: how to connect to the database.
-        publications: those being streamed, for :meth:`partitions_are_full`.
+        publications: those being streamed, for :meth:`is_partitioned`.
     """
 
     def __init__(self, settings: ConnectionSettings, publications: Sequence[str] = ()) -> None:
@@ -140,6 +165,7 @@ class Catalog:
         self._publications = list(publications)
         self._connection: Connection | None = None
         self._announced: dict[int, Type] = {}
+        self._begun_after: dict[int, int | None] = {}
 
     def announce(self, type: Type) -> None:
         """Remember the name that the stream gave a type, in case the catalog does not have it any more."""
@@ -167,20 +193,44 @@ class Catalog:
         ((lsn,),) = self._query(f"SELECT {WAL_LSN}", ())
         return Lsn.parse(lsn)
 
-    def partitions_are_full(self, relation: Relation) -> bool | None:
-        """Whether REPLICA IDENTITY FULL holds for all of a table's partitions; ``None`` if it has none."""
-        ((partitioned, full),) = self._query(_PARTITIONS, (self._publications, relation.oid))
-        return bool(full) if partitioned else None
+    def is_partitioned(self, relation: Relation) -> bool | None:
+        """Whether its rows are those of partitions; ``None`` if that is not known, because it was dropped."""
+        ((partitioned,),) = self._query(_PARTITIONED, (self._publications, relation.oid))
+        return None if partitioned is None else bool(partitioned)
 
     def composites(self, relation: Relation) -> list[int]:
         """The composite types within the relation's columns, by the oids of their rows in ``pg_class``."""
         oids = [column.type_oid for column in relation.columns]
         return [row[0] for row in self._query(_COMPOSITES, (oids,))]
 
-    def altered(self, composites: Sequence[int]) -> Altered:
-        """The transactions that last changed the composite types that :meth:`composites` returned."""
-        ((xids, upper, wal_lsn),) = self._query(_ALTERED, (list(composites),))
-        return Altered(frozenset(map(int, xids)), int(upper) & _XID_MASK, Lsn.parse(wal_lsn))
+    def altered(self, composites: Sequence[int], slot: str) -> Altered:
+        """The transactions that last changed the composite types that :meth:`composites` returned.
+
+        Ids are given when a transaction begins to write, and say nothing of the order of commits. So a later id is
+        not enough. The alteration had ended before a row was written if it is older than the ``catalog_xmin`` of
+        *slot*: Postgres keeps the catalog as it was for all that is still to be streamed (manual, section 53.20).
+        Or if the row's transaction began after the alteration had been seen here.
+        """
+        ((xids, altering, upper, wal_lsn, is_standby, horizon),) = self._query(
+            _ALTERED, (slot, list(composites))
+        )
+        upper = int(upper) & _XID_MASK
+        uncertain: dict[int, int | None] = {}
+        for xid in map(int, altering):
+            if (horizon is not None and _precedes(xid, int(horizon))) or not _precedes(xid, upper):
+                self._begun_after.pop(xid, None)
+                continue
+            if xid not in self._begun_after:
+                # A standby server does not know which transactions run.
+                self._begun_after[xid] = None if is_standby else self._next_xid(upper)
+            uncertain[xid] = self._begun_after[xid]
+        return Altered(frozenset(map(int, xids)), uncertain, upper, Lsn.parse(wal_lsn))
+
+    def _next_xid(self, least: int) -> int:
+        """An id that no transaction has that wrote before this was called."""
+        running = [int(row[0]) + 1 for row in self._query(_RUNNING, ())]
+        ((ended,),) = self._query(_ENDED, ())
+        return max((xid & _XID_MASK for xid in (*running, int(ended))), key=lambda xid: _distance(least, xid))
 
     def close(self) -> None:
         """Close the connection; the next query opens another."""

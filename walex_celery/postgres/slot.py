@@ -1,6 +1,6 @@
 """The replication slot: reading its state, checking that it is ours, making it.
 
-Nothing else in the package queries ``pg_replication_slots``.
+Nothing else in the package queries ``pg_replication_slots``, but for the catalog's ``catalog_xmin``.
 """
 
 from __future__ import annotations

@@ -10,11 +10,12 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_network
 from typing import Any
 from uuid import UUID
 
 from walex_celery.events.values import Interval, Range
+from walex_celery.events.values.identifier import IPv4Interface, IPv6Interface
 
 #: The Postgres under test. The wheel has no libxml; the npm packages of the other majors have.
 OTHER_POSTGRES = os.environ.get("WALEX_TEST_POSTGRES")
@@ -183,11 +184,11 @@ SAMPLES: Mapping[str, list[tuple[str, Any]]] = {
         ("'00000000-0000-0000-0000-000000000000'", UUID(int=0)),
     ],
     "inet": [
-        ("'192.168.0.5'", ip_interface("192.168.0.5/32")),
-        ("'192.168.0.5/24'", ip_interface("192.168.0.5/24")),
-        ("'::ffff:1.2.3.4/96'", ip_interface("::ffff:1.2.3.4/96")),
-        ("'0.0.0.0/0'", ip_interface("0.0.0.0/0")),
-        ("'2001:db8::1'", ip_interface("2001:db8::1/128")),
+        ("'192.168.0.5'", IPv4Interface("192.168.0.5/32")),
+        ("'192.168.0.5/24'", IPv4Interface("192.168.0.5/24")),
+        ("'::ffff:1.2.3.4/96'", IPv6Interface("::ffff:1.2.3.4/96")),
+        ("'0.0.0.0/0'", IPv4Interface("0.0.0.0/0")),
+        ("'2001:db8::1'", IPv6Interface("2001:db8::1/128")),
     ],
     "cidr": [
         ("'10.0.0.0/8'", ip_network("10.0.0.0/8")),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from typing import Any
 
 import pytest
@@ -72,3 +75,36 @@ def test_lower_bounds_of_one_are_not_printed(printer: Printer) -> None:
 )
 def test_what_is_no_array_stays_text(text: str) -> None:
     assert caster("integer[]")(text) == text
+
+
+@settings(max_examples=200)
+@given(value=arrays(), data=st.data())
+def test_an_array_of_other_bounds_is_text_with_elements(
+    printer: Printer, value: Any, data: st.DataObject
+) -> None:
+    """Whoever goes through it gets the elements, never characters."""
+    sizes, inner = [], value
+    while isinstance(inner, list):
+        sizes.append(len(inner))
+        inner = inner[0]
+    lows = [data.draw(st.integers(-3, 9)) for _ in sizes]
+    prefix = "".join(f"[{low}:{low + size - 1}]" for low, size in zip(lows, sizes, strict=True))
+    text = printer.echo("text[]", f"{prefix}={printer.text('%s::text[]', [value])}")
+
+    got = caster("text[]")(text)
+
+    assert list(got) == value
+    assert all(item in got for item in value)
+    if set(lows) != {1}:
+        assert got == text
+        assert (got.elements, got.lower_bounds) == (value, tuple(lows))
+        assert json.loads(json.dumps(got)) == text
+        for copied in (pickle.loads(pickle.dumps(got)), copy.deepcopy(got)):
+            assert (copied, list(copied), copied.lower_bounds) == (text, value, tuple(lows))
+
+
+@pytest.mark.parametrize(
+    "text", ["[2:4]={1,2", "[2:4]", "[2:4]=", "[a:b]={1}", "[2]={1}", "[2:3]=1,2", "[2:4]={1}x"]
+)
+def test_what_only_begins_with_bounds_stays_text(text: str) -> None:
+    assert type(caster("integer[]")(text)) is str

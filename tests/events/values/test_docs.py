@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,28 @@ def test_what_it_says_of_types_that_are_text_is_so() -> None:
     for row in ROWS:
         if quoted(row[1]) == ["str"]:
             assert all(caster(name)("any text") == "any text" for name in quoted(row[0]))
+
+
+def test_its_table_of_dates_is_true() -> None:
+    part = (
+        PAGE.read_text(encoding="utf-8")
+        .partition("Dates and times that Python does not have")[2]
+        .partition("\n## ")[0]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if "|" in line][2:]
+    names = ("date", "timestamp", "timestamptz", "time", "timetz")
+    seen = 0
+
+    for printed, python in rows:
+        for text in quoted(printed):
+            values = [caster(name)(text) for name in names]
+            if python.startswith("`str`"):
+                assert values == [text] * len(names)
+            else:
+                wanted = eval(quoted(python)[0], {"date": date, "datetime": datetime, "UTC": UTC})
+                assert any(type(value) is type(wanted) and value == wanted for value in values)
+            seen += 1
+    assert seen > len(rows)
 
 
 def test_its_examples_run() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address
 from uuid import UUID
 
 import pytest
@@ -32,7 +32,17 @@ def test_an_inet_keeps_address_and_network(
     bits = data.draw(st.integers(0, address.max_prefixlen))
     wanted = (IPv4Interface if address.version == 4 else IPv6Interface)(f"{address}/{bits}")
 
-    assert caster("inet")(printer.echo("inet", f"{address}/{bits}")) == wanted
+    got = caster("inet")(printer.echo("inet", f"{address}/{bits}"))
+    is_host = bits == address.max_prefixlen
+
+    assert got == wanted
+    assert wanted == got
+    assert repr(got) == repr(wanted)
+    assert pickle.loads(pickle.dumps(got)) == got
+    assert (got == address) is (address == got) is is_host
+    assert (address in {got}) is is_host
+    assert (got in {address}) is is_host
+    assert got != ip_address(int(address) ^ 1 if address.version == 4 else int(address) ^ (1 << 64))
     assert caster("cidr")(printer.echo("cidr", str(wanted.network))) == wanted.network
 
 

@@ -6,8 +6,10 @@ import re
 from datetime import timedelta
 
 import pytest
+from django.db.models import DurationField  # type: ignore[import-untyped]
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel, ValidationError
 
 from tests.events.values.printer import Printer
 from walex_celery.events.values import Interval, caster
@@ -55,14 +57,55 @@ def test_its_str_is_iso_8601(interval: Interval, text: str) -> None:
 
 
 def test_days_and_time_make_a_timedelta() -> None:
+    assert Interval(days=-2, microseconds=1_500_000).as_timedelta() == timedelta(days=-2, seconds=1.5)
     assert Interval(days=-2, microseconds=1_500_000).timedelta() == timedelta(days=-2, seconds=1.5)
 
 
 def test_months_make_no_timedelta() -> None:
     with pytest.raises(ValueError, match=re.escape("P1M has months, and a month is no fixed number of days")):
-        Interval(months=1).timedelta()
+        Interval(months=1).as_timedelta()
 
 
 @pytest.mark.parametrize("text", ["", "infinity", "P1D", "@ 1 mon ago", "1 day ago", "9" * 5000 + " days"])
 def test_what_postgres_does_not_print_stays_text(text: str) -> None:
     assert caster("interval")(text) == text
+
+
+class Job(BaseModel):
+    takes: timedelta
+
+
+class Plan(BaseModel):
+    takes: Interval
+
+
+@settings(max_examples=300)
+@given(days=st.integers(-40_000, 40_000), microseconds=st.integers(-(10**15), 10**15))
+def test_pydantic_takes_it_for_a_timedelta(days: int, microseconds: int) -> None:
+    """To the microsecond."""
+    interval = Interval(0, days, microseconds)
+
+    assert Job.model_validate({"takes": interval}).takes == interval.as_timedelta()
+
+
+def test_pydantic_takes_no_months_for_a_timedelta_and_nothing_that_would_lose_a_digit() -> None:
+    for interval in (Interval(months=1), Interval(0, 400_000_000, 1)):
+        with pytest.raises(ValidationError, match="takes"):
+            Job.model_validate({"takes": interval})
+
+
+def test_pydantic_has_fields_of_it() -> None:
+    plan = Plan.model_validate({"takes": Interval(1, 2, 3)})
+
+    assert plan.takes == Interval(1, 2, 3)
+    assert plan.model_dump() == {"takes": Interval(1, 2, 3)}
+    assert plan.model_dump_json() == '{"takes":"P1M2DT0.000003S"}'
+    with pytest.raises(ValidationError):
+        Plan.model_validate({"takes": 5})
+
+
+def test_djangos_duration_field_takes_its_timedelta() -> None:
+    field = DurationField()
+    duration = Interval(0, 3, 1_500_000).as_timedelta()
+
+    assert field.to_python(duration) == duration

@@ -180,3 +180,4 @@ def test_what_a_handler_may_want_to_see_is_told_only(clinic: Clinic) -> None:
     findings = clinic.examine(walex)
     assert ids(findings) == {("old_values", "info")}
     assert "a deleted row is only its key" in findings[0].sentence
+    assert "a TOASTed (large) value that an update did not change is absent" in findings[0].sentence

@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Self
 
 from walex_celery.events.values.definition import Caster
+
+_BOUNDS = re.compile(r"((?:\[[+-]?\d{1,10}:[+-]?\d{1,10}\])+)=(?=\{)", re.ASCII)
+_LOWER = re.compile(r"\[([+-]?\d+):")
+
+
+class BoundedArray(str):
+    """Postgres' text of an array whose lower bounds are not 1 (``[0:1]={7,8}``), which a list would lose.
+
+    It is text, but iterating over it gives the elements, not characters.
+
+    Attributes:
+        elements: nested lists, as of any other array.
+        lower_bounds: of each dimension.
+    """
+
+    elements: list[Any]
+    lower_bounds: tuple[int, ...]
+
+    def __new__(cls, text: str, elements: list[Any], lower_bounds: tuple[int, ...]) -> Self:
+        """Make it of Postgres' text, and of what that says."""
+        made = super().__new__(cls, text)
+        made.elements = elements
+        made.lower_bounds = lower_bounds
+        return made
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.elements)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.elements
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), self.elements, self.lower_bounds
 
 
 def array_caster(element: Caster, delimiter: str = ",") -> Caster:
     """Return the caster of an array: nested lists, with None for NULL.
 
-    An array whose lower bounds are not 1 (``[0:1]={7,8}``) stays text: a list would lose them.
+    An array whose lower bounds are not 1 (``[0:1]={7,8}``) stays text, a :class:`BoundedArray`.
     """
     between = re.escape(delimiter)
     # A quote without its end takes all that follows: in linear time, and the lists stay open.
@@ -27,7 +61,13 @@ def array_caster(element: Caster, delimiter: str = ",") -> Caster:
             if "NULL" in items:
                 return [None if item == "NULL" else element(item) for item in items]
             return [*map(element, items)]
-        return _nested(text, token.findall(text), element, delimiter)
+        bounds = _BOUNDS.match(text) if text[:1] == "[" else None
+        if bounds is None:
+            return _nested(text, token.findall(text), element, delimiter)
+        elements = cast(text[bounds.end() :])
+        if not isinstance(elements, list):
+            return text
+        return BoundedArray(text, elements, tuple(map(int, _LOWER.findall(bounds[1]))))
 
     return cast
 

@@ -6,7 +6,8 @@ None of them is a fixed number of another.
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import timedelta as _timedelta
+from typing import Any
 
 import msgspec
 
@@ -27,18 +28,44 @@ class Interval(msgspec.Struct, frozen=True, order=False):
     days: int = 0
     microseconds: int = 0
 
-    def timedelta(self) -> timedelta:
-        """Return days and time as a timedelta.
+    def as_timedelta(self) -> _timedelta:
+        """Return days and time as a timedelta, a day as 24 hours; Django's ``DurationField`` takes it.
 
-        Raises ValueError when there are months, whose length is unknown without a date, and
-        OverflowError beyond 999,999,999 days.
+        Raises:
+            ValueError: there are months, whose length is unknown without a date.
+            OverflowError: beyond 999,999,999 days.
         """
         if self.months:
             raise ValueError(
                 f"{self} has months, and a month is no fixed number of days: "
                 "add it to a date in SQL, or use .months, .days and .microseconds"
             )
-        return timedelta(days=self.days, microseconds=self.microseconds)
+        return _timedelta(days=self.days, microseconds=self.microseconds)
+
+    #: The older name.
+    timedelta = as_timedelta
+
+    def __float__(self) -> float:
+        """In seconds, as :meth:`as_timedelta`. So pydantic takes an interval for a ``timedelta``.
+
+        Raises:
+            ValueError: there are months.
+            OverflowError: a float would not be exact to the microsecond.
+        """
+        duration = self.as_timedelta()
+        seconds = duration.total_seconds()
+        if _timedelta(seconds=seconds) != duration:
+            raise OverflowError(f"{self} is too long for a float of its microseconds: use .as_timedelta()")
+        return seconds
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _source: Any, _handler: Any) -> Any:
+        """Let a pydantic model have a field of this type, which is an ISO 8601 string in JSON."""
+        from pydantic_core import core_schema  # only models need it
+
+        return core_schema.is_instance_schema(
+            cls, serialization=core_schema.to_string_ser_schema(when_used="json")
+        )
 
     def __str__(self) -> str:
         years, months = _split(self.months, 12)

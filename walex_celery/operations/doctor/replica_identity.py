@@ -27,7 +27,9 @@ def old_values(context: Context) -> Iterator[Finding]:
         lost = (
             f"so {'; '.join(requirement.by_filters)} drop nothing"
             if requirement.by_filters
-            else f"so event.changes is None, and a deleted row is only its key, for {', '.join(requirement.by_changes)}"
+            else "so event.changes is None, a TOASTed (large) value that an update did not change is absent from "
+            "event.new_record (reading it is a KeyError), and a deleted row is only its key, for "
+            + ", ".join(requirement.by_changes)
         )
         sentence = f"the replica identity of {where} is not FULL: old values are missing, {lost}"
         changes = identity_changes(requirement, context.schema, context.statements)
