@@ -16,7 +16,7 @@ from walex_celery._failpoints import failpoint
 from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link
-from walex_celery.broker.redis.connection import RedisConnection, Sent
+from walex_celery.broker.redis.connection import Expected, RedisConnection, Sent
 from walex_celery.broker.redis.envelope import EnvelopeTemplate, base64_body
 from walex_celery.broker.redis.errors import is_reply, passes, reply_text
 from walex_celery.broker.redis.position import StoredPosition
@@ -179,23 +179,23 @@ class RedisWriter:
         prefixed = self._connection.prefixed
         lists: dict[str, list[bytes]] = {}
         others: list[tuple[Any, ...]] = []
-        pushes: list[str] = []
-        replies: list[str] = []  # to the others
+        pushes: list[Expected] = []
+        replies: list[Expected] = []  # to the others
         for operation, envelopes in messages.items():
             command, _, name = operation.partition(" ")
             if command == "LPUSH":
                 lists[prefixed(name)] = envelopes
-                pushes.append(operation)
+                pushes.append(Expected(operation, len(envelopes)))
             else:
                 others.extend(("PUBLISH", prefixed(name), envelope) for envelope in envelopes)
-                replies.extend(operation for _ in envelopes)
+                replies.extend(Expected(operation) for _ in envelopes)
         channel = self._connection.channel
         for queue, milliseconds in self._expiring.items():
             for step in channel.priority_steps:
                 others.append(("PEXPIRE", prefixed(channel._q_for_pri(queue, step)), milliseconds))
-                replies.append("")
+                replies.append(Expected("PEXPIRE", 0, 1))
         if self._position is not None and self._position.is_held:
-            return [self._position.command(batch, lists, others)], Sent(pushes[:1] or [""], of_address)
+            return [self._position.command(batch, lists, others)], Sent([Expected("EVAL", 1, 1)], of_address)
         commands = [("LPUSH", key, *envelopes) for key, envelopes in lists.items()]
         return [*commands, *others], Sent(pushes + replies, of_address)
 
@@ -213,10 +213,10 @@ class RedisWriter:
             if index >= count and not refused:
                 break  # after a refusal all replies are read, so that no more than needed is sent again
             failpoint("reply-unread")
-            for operation in sent.replies:
-                error = connection.read_refusal()
+            for expected in sent.replies:
+                error = connection.read_refusal(expected)
                 if error is not None:
-                    refused.append((batches[index], operation, error))
+                    refused.append((batches[index], expected.operation, error))
         connection.unanswered = unanswered[count:]
         if refused:
             connection.unanswered = []
