@@ -114,7 +114,14 @@ class RedisWriter:
         if not address.exchange:
             queues = [address.routing_key]
         else:
-            queues = [q for q in channel._lookup(address.exchange, address.routing_key) if q]
+            queues = self._bound(address)
+            if not queues and address.declare:
+                # The bindings are gone, by a FLUSHALL or a failover. kombu remembers in two places that it made them.
+                self._link.forget_declarations()
+                for entity in address.declare:
+                    channel.state.queue_bindings_delete(entity.name)
+                self.declare(address.declare)
+                queues = self._bound(address)
             if not queues:
                 raise PublishRefused(
                     f"No queue is bound to {address}, where task {address.task!r} goes. "
@@ -124,6 +131,9 @@ class RedisWriter:
             (queue, channel._expires[queue]) for queue in queues if queue in channel._expires
         )
         return [channel._q_for_pri(queue, address.priority) for queue in queues]
+
+    def _bound(self, address: Address) -> list[str]:
+        return [q for q in self._connection.channel._lookup(address.exchange, address.routing_key) if q]
 
     def _operations(self, address: Address, messages: dict[str, list[bytes]]) -> list[str]:
         """Return what puts a message where its address says, in words; each gets a list in *messages*."""
