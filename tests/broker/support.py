@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from celery import Celery
 from kombu import Connection
@@ -152,7 +152,7 @@ class Proxy:
                 self._flowing.wait()
                 if self.delay_seconds:
                     time.sleep(self.delay_seconds)
-                sink.sendall(data)
+                self.forward(data, source, sink)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -160,6 +160,10 @@ class Proxy:
     def passes(self, data: bytes) -> bool:
         """Whether *data* goes through; if not, its connection ends instead."""
         return True
+
+    def forward(self, data: bytes, source: socket.socket, sink: socket.socket) -> None:
+        """Send *data* on; a test may change it, or answer it itself."""
+        sink.sendall(data)
 
     def cut(self) -> None:
         """End all connections."""
@@ -184,7 +188,7 @@ class Proxy:
         for thread in self._threads:
             thread.join(timeout=5)
 
-    def __enter__(self) -> Proxy:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -36,7 +36,7 @@ def on_channel(url: str, method: str, *args: Any, **options: Any) -> None:
         getattr(connection.default_channel, method)(*args, **options)
 
 
-def test_unroutable_task_is_refused_and_sent_once_the_queue_is_there(amqp_url: str) -> None:
+def test_unroutable_task_is_refused_and_its_queue_declared_again(amqp_url: str) -> None:
     with publishing(make_app(amqp_url, task_routes=ROUTES)) as publisher:
         a, b = publisher.prepare("shop.a"), publisher.prepare("shop.b")
         publisher.declare()
@@ -46,12 +46,22 @@ def test_unroutable_task_is_refused_and_sent_once_the_queue_is_there(amqp_url: s
         with pytest.raises(PublishRefused, match=r"can't route task 'shop.b' to queue 'b'.*NO_ROUTE"):
             publisher.confirm()
         assert publisher.unconfirmed_count == 3
-        with pytest.raises(PublishRefused):
-            finish(publisher)
-        on_channel(amqp_url, "queue_declare", "b", durable=True, auto_delete=False)
         finish(publisher)
         assert task_ids(take_all(amqp_url, "a")) == to_a  # not sent again
         assert task_ids(take_all(amqp_url, "b")) == to_b
+
+
+def test_an_unknown_type_of_exchange_is_refused_in_rabbitmqs_words(amqp_url: str) -> None:
+    """The plugin is not there: the broker closes the connection."""
+    exchange = Exchange("shop", type="x-delayed-message", arguments={"x-delayed-type": "direct"})
+    queue = Queue("b", exchange, "b")
+    with publishing(make_app(amqp_url, task_routes=ROUTES, task_queues=[queue])) as publisher:
+        b = publisher.prepare("shop.b")
+        with pytest.raises(PublishRefused, match=r"'b'.*unknown exchange type 'x-delayed-message'.*plugin"):
+            publisher.declare()
+        add(publisher, b, 1)
+        with pytest.raises(PublishRefused, match="unknown exchange type 'x-delayed-message'"):
+            publisher.flush()
 
 
 def test_full_queue_is_refused_and_keeps_its_order(amqp_url: str) -> None:
@@ -83,9 +93,7 @@ def test_missing_exchange_is_refused_by_name(amqp_url: str) -> None:
         ids = add(publisher, b, 2)
         with pytest.raises(PublishRefused, match=r"task 'shop.b' for exchange 'shop'.*no exchange 'shop'"):
             finish(publisher)
-        with Connection(amqp_url) as connection:
-            queue(connection.default_channel).declare()
-        finish(publisher)
+        finish(publisher)  # declared again
         assert task_ids(take_all(amqp_url, "b")) == ids
 
 

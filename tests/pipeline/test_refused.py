@@ -66,21 +66,65 @@ def check(
     return producer
 
 
-def test_a_queue_that_was_deleted(shop: Database, amqp_url: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_that_was_deleted_is_declared_again(shop: Database, amqp_url: str) -> None:
     app = make_app(amqp_url)
-    found: list[Queued] = []
-
-    def delete() -> None:
-        found.extend(drain(amqp_url, "celery"))
+    with running(make_enqueuing(app, shop)):
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: confirmed(shop) >= written(shop))
+        found = drain(amqp_url, "celery")
         with channel_of(amqp_url) as channel:
             channel.queue_delete("celery")
-
-    def declare() -> None:
-        with channel_of(amqp_url) as channel:
-            Queue("celery", Exchange("celery"), "celery")(channel).declare()
-
-    check(shop, app, caplog, spoil=delete, said="Create the queue or its binding", fix=declare)
+        shop.execute("INSERT INTO items VALUES (2), (3), (4)")
+        wait_until(lambda: confirmed(shop) >= written(shop), 30)
     assert keys(found + drain(amqp_url, "celery")) == [1, 2, 3, 4]
+
+
+def test_a_binding_that_was_deleted_with_its_exchange_is_declared_again(
+    shop: Database, amqp_url: str
+) -> None:
+    app = make_app(amqp_url)
+    app.conf.task_queues = [Queue("celery", Exchange("shop", type="topic"), "items.#")]
+    app.conf.task_routes = {"index": {"queue": "celery", "routing_key": "items.new"}}
+    with running(make_enqueuing(app, shop)):
+        for number, method in enumerate(("exchange_delete", "queue_delete")):
+            with channel_of(amqp_url) as channel:
+                getattr(channel, method)({"exchange_delete": "shop", "queue_delete": "celery"}[method])
+            shop.execute("INSERT INTO items VALUES (%s)", (number,))
+            wait_until(lambda: confirmed(shop) >= written(shop), 30)
+            assert keys(drain(amqp_url, "celery")) == [number]
+
+
+def test_bindings_that_valkey_lost_are_declared_again(shop: Database, own_valkey: Valkey) -> None:
+    app = make_app(own_valkey.url())
+    app.conf.task_queues = [Queue("celery", Exchange("shop", type="topic"), "items.#")]
+    app.conf.task_routes = {"index": {"queue": "celery", "routing_key": "items.new"}}
+    with own_valkey.client() as client, running(make_enqueuing(app, shop)):
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: confirmed(shop) >= written(shop))
+        client.flushall()
+        shop.execute("INSERT INTO items VALUES (2), (3)")
+        wait_until(lambda: confirmed(shop) >= written(shop), 30)
+    assert keys(drain(own_valkey.url(), "celery")) == [2, 3]
+
+
+def test_a_full_queue_is_filled_as_fast_as_it_is_emptied(shop: Database, amqp_url: str) -> None:
+    """``reconnect_timeout`` is for a broker that takes nothing at all."""
+    app = make_app(amqp_url)
+    arguments = {"x-max-length": 2, "x-overflow": "reject-publish"}
+    app.conf.task_queues = [Queue("celery", Exchange("celery"), "celery", queue_arguments=arguments)]
+    found: list[Queued] = []
+    with running(make_enqueuing(app, shop, reconnect_timeout=1)):
+        shop.execute("INSERT INTO items SELECT generate_series(1, 40)")
+        end = written(shop)
+
+        def emptied() -> bool:
+            found.extend(drain(amqp_url, "celery"))
+            return confirmed(shop) >= end
+
+        wait_until(emptied, 60)
+    # One that found room after others were refused comes again, in its place.
+    latest = keys((found + drain(amqp_url, "celery"))[::-1])[::-1]
+    assert latest == list(range(1, 41))
 
 
 def test_a_queue_that_celery_may_not_create(shop: Database, amqp_url: str) -> None:

@@ -116,6 +116,12 @@ class Link:
             f"The broker {self.url} {what}{cause}. What was not confirmed is kept and will be sent again."
         )
 
+    def forget_declarations(self) -> None:
+        """Have queues and exchanges declared again, although kombu remembers that they were: the broker lost one."""
+        declared: set[Any] | None = self.connection.declared_entities
+        if declared is not None:
+            declared.clear()
+
     def next_host(self) -> None:
         """After a failure: drop the connection, and try the next failover URL first."""
         self.drop()

@@ -125,8 +125,8 @@ def _changing(action: str, text: str) -> None:
         ctx.exit(send(ctx.obj.app, "config", name, destination, timeout, action=action, key=key, value=value))
 
 
-_changing("add", "Add VALUES to KEY: subscriptions, modules or publication.")
-_changing("remove", "Remove VALUES from KEY: subscriptions, modules or publication.")
+_changing("add", "Add VALUES to KEY: subscriptions or publication.")
+_changing("remove", "Remove VALUES from KEY: subscriptions or publication.")
 _changing("replace", "Set KEY to VALUES; also for database, slot_name, durable_slot, failover and on_error.")
 
 

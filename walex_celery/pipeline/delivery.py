@@ -30,6 +30,8 @@ FLUSH_TASKS: Final = 2000
 FLUSH_BYTES: Final = 8 * 1024 * 1024
 #: Batches on their way to the broker at once: while it confirms one, the next are decoded and written.
 IN_FLIGHT: Final = 4
+#: Seconds until the next try, if the broker confirmed some of what it refused at the last one.
+PROGRESS_SECONDS: Final = 0.1
 
 
 class Delivery:
@@ -126,7 +128,7 @@ class Delivery:
         """Do *step* with the broker, however long that is unreachable; the stream is kept alive meanwhile (promise 6).
 
         Raises:
-            BrokerUnavailable, PublishRefused: when stopping, or after ``reconnect_timeout``.
+            BrokerUnavailable, PublishRefused: when stopping, or after ``reconnect_timeout`` without a confirmation.
         """
         with self._activity.during(Doing.BROKER):
             return self._deliver_however_long(step)
@@ -160,6 +162,7 @@ class Delivery:
         settings = self._settings()
         backoff = Backoff(settings.reconnect_timeout)
         failed = False
+        waiting = self._publisher.unconfirmed_count
         while True:
             try:
                 if failed:
@@ -171,10 +174,19 @@ class Delivery:
             except (BrokerUnavailable, PublishRefused) as error:
                 if self._stopping.is_set():
                     raise
+                self._activity.begin(Doing.BROKER_DOWN)
+                before, waiting = waiting, self._publisher.unconfirmed_count
+                if failed and waiting < before:
+                    # A full queue takes the rest as fast as workers make room; it may refuse some at each try.
+                    backoff.reset()
+                    logger.debug(
+                        "the broker confirmed %d tasks since the last try: %s", before - waiting, error
+                    )
+                    self._stopping.wait(PROGRESS_SECONDS)
+                    continue
                 if not failed:
                     self._tell_waiting()
                 failed = True
-                self._activity.begin(Doing.BROKER_DOWN)
                 level = logging.WARNING if isinstance(error, BrokerUnavailable) else logging.ERROR
                 # Up to this position everything is done; what comes after it waits.
                 fields = {"lsn": str(self.confirmed_lsn), "slot": settings.slot}

@@ -11,7 +11,7 @@ import pytest
 from celery import Celery
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.operations.port import Port, served
+from tests.operations.port import served
 from tests.support import Database, shop, wait_until
 from tests.support.producers import in_thread, make_app, running
 from walex_celery import ConfigurationError, Event, Filters, HandlerError, Producer, Spool, WalEx
@@ -279,25 +279,56 @@ def test_clients_that_say_nothing_do_not_keep_others_out(shop: Database, app: Ce
         assert port.get("/nothing").status == 404
 
 
-def test_too_many_clients_are_turned_away(
+def test_slow_clients_keep_no_probe_out(shop: Database, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring_module, "CLIENT_SECONDS", 1000.0)
+    with running(make_walex(app, shop)) as producer, served(producer) as port:
+        slow = [socket.create_connection(port.address) for _ in range(2 * monitoring_module.CONNECTIONS)]
+        try:
+            for client in slow:
+                client.sendall(b"GET /healthz HTTP/1.0\r\nX: ")  # and no end
+            for _ in range(20):
+                assert port.get("/healthz").status == 200
+                assert port.get("/readyz").status == 200
+            wait_until(lambda: _open(slow) < monitoring_module.CONNECTIONS)
+        finally:
+            for client in slow:
+                client.close()
+
+
+def test_a_client_has_one_deadline_however_it_trickles(
     shop: Database, app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(monitoring_module, "CONNECTIONS", 2)
-    with running(make_walex(app, shop)) as producer, served(producer) as port:
-        silent = [socket.create_connection(port.address) for _ in range(2)]
+    monkeypatch.setattr(monitoring_module, "CLIENT_SECONDS", 0.5)
+    with (
+        running(make_walex(app, shop)) as producer,
+        served(producer) as port,
+        socket.create_connection(port.address) as client,
+    ):
+        client.sendall(b"GET /healthz HTTP/1.0\r\nX: ")
+
+        def ended() -> bool:
+            try:
+                client.sendall(b"x")
+            except OSError:
+                return True
+            return not _open([client])
+
+        wait_until(ended)
+
+
+def _open(clients: list[socket.socket]) -> int:
+    """How many the server has not closed; none has got an answer."""
+    found = 0
+    for client in clients:
+        client.setblocking(False)
         try:
-            wait_until(lambda: _is_refused(port))
-        finally:
-            for client in silent:
-                client.close()
-        wait_until(lambda: not _is_refused(port))
-
-
-def _is_refused(port: Port) -> bool:
-    try:
-        return port.get("/healthz").status != 200
-    except OSError:
-        return True
+            client.recv(1)
+        except BlockingIOError:
+            found += 1
+        except OSError:
+            pass
+        client.setblocking(True)
+    return found
 
 
 def _unconfirmed(producer: Producer) -> int:

@@ -87,7 +87,7 @@ def test_a_secret_is_refused_before_it_is_sent_and_where_it_arrives(app: Celery,
 def test_every_setting_that_may_change_is_either_remote_or_secret() -> None:
     assert REMOTE_KEYS | SECRET_KEYS == REPLACE_KEYS
     assert not REMOTE_KEYS & SECRET_KEYS
-    assert {"password", "url", "sslkey"} <= SECRET_KEYS
+    assert {"password", "url", "sslkey", "modules", "message_middleware"} <= SECRET_KEYS
 
 
 def test_a_change_that_is_wrong_is_refused_with_the_reason(app: Celery, shop: Database) -> None:
@@ -99,6 +99,61 @@ def test_a_change_that_is_wrong_is_refused_with_the_reason(app: Celery, shop: Da
     assert result.exit_code == EXIT_ERROR
     assert "refused" in result.stderr
     assert "can't name a slot" in result.stderr
+
+
+def test_a_change_that_would_end_the_producer_is_refused(
+    app: Celery, shop: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.execute("SELECT pg_create_physical_replication_slot('physical')")
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    walex = make_walex(app, shop)
+    events = collect(walex, "all")
+    changes = {
+        ("add", "publication", "typo"): "CREATE PUBLICATION",
+        ("replace", "publication", "typo"): "CREATE PUBLICATION",
+        ("replace", "database", "no_such_database"): "no_such_database",
+        ("replace", "database", "postgres"): "is of database",
+        ("replace", "durable_slot", "false"): "is durable",
+        ("replace", "slot_name", "physical"): "is a physical one",
+        ("add", "modules", "antigravity"): "never sent through the broker",
+        ("remove", "modules", "antigravity"): "never sent through the broker",
+    }
+    with present(app, walex) as producer:
+        before = walex.settings
+        for change, reason in changes.items():
+            result = command(app, "config", *change, "--timeout", "5")
+            assert result.exit_code in (EXIT_ERROR, EXIT_CONFIGURATION), change
+            assert reason in result.stderr, (change, result.stderr)
+        assert walex.settings is before
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: len(events) == 1)
+        assert producer.statistics.connects == 1
+    shop.execute("SELECT pg_drop_replication_slot('physical')")
+
+
+def test_dead_letters_that_can_not_be_stored_are_refused(app: Celery, shop: Database) -> None:
+    walex = make_walex(app, shop, dead_letters="postgres")
+    collect(walex, "all")
+    with present(app, walex) as producer:
+        result = command(app, "config", "replace", "on_error", "dead_letter", "--timeout", "5")
+        assert producer.activity.now.doing.value == "streaming"
+
+    assert result.exit_code == EXIT_ERROR
+    assert "walex setup" in result.stderr
+
+
+def test_the_slot_that_is_left_is_named(app: Celery, shop: Database) -> None:
+    walex = make_walex(app, shop)
+    events = collect(walex, "all")
+    with present(app, walex) as producer:
+        result = command(app, "config", "replace", "slot_name", "other", "--timeout", "5")
+        wait_until(lambda: producer.statistics.connects == 2)
+        shop.execute("INSERT INTO items VALUES (1)")
+        wait_until(lambda: len(events) == 1)
+
+    assert result.exit_code == EXIT_OK
+    assert "slot_name is now other" in result.output
+    assert "SELECT pg_drop_replication_slot('shop_walex');" in result.output
 
 
 def test_reload_takes_what_the_file_says_now(

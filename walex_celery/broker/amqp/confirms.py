@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from amqp import exceptions
+
 from walex_celery.broker.templates.wire import Address, Item
 
 
@@ -59,6 +61,11 @@ class Confirms:
         return self._lowest >= tag
 
     def _answer(self, tag: int, multiple: bool) -> list[tuple[int, Item]]:
+        if not 0 < tag < self.next_tag:
+            # With "multiple" it would confirm messages that are not even made yet.
+            raise exceptions.RecoverableConnectionError(
+                f"it answered delivery tag {tag}, where tags 1 to {self.next_tag - 1} were sent (protocol error)"
+            )
         tags = range(self._lowest, tag + 1) if multiple else (tag,)
         if multiple:
             self._lowest = max(self._lowest, tag + 1)

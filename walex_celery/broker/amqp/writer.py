@@ -31,6 +31,14 @@ WINDOW_BYTES = 64 << 20
 WRITE_COUNT = 1_000
 WRITE_BYTES = 1 << 20
 
+#: Reply codes of errors that close the connection and come again at each try, and what fixes them.
+_REFUSALS = {
+    402: "Correct the virtual host in broker_url",
+    503: "Enable the plugin that the exchange or queue needs, or correct its type",
+    530: "Correct the virtual host in broker_url or the user's permissions, or see the broker's log",
+    540: "Correct the options of the queue or exchange: the broker does not have that feature",
+}
+
 
 class AmqpWriter:
     """Writes batches to RabbitMQ."""
@@ -117,18 +125,26 @@ class AmqpWriter:
 
     def _lost(self, error: Exception, what: str) -> WalExError:
         """Return the error for what went wrong; the connection or channel is opened again next time."""
+        error = _reason(error)
         if isinstance(error, exceptions.ChannelError):
             # The broker closed the channel, not the connection, and said why.
             return self._channel_refusal(error)
         blocked = self._blocked
         self._drop()
         self._link.next_host()
+        if isinstance(error, exceptions.AMQPError) and error.reply_code in _REFUSALS:
+            text = self._link.scrub(str(error.reply_text)).rstrip(".")
+            return PublishRefused(
+                f"The broker {self._link.url} {what}, and closed the connection: {text}. {_REFUSALS[error.reply_code]}."
+            )
         if blocked is not None:
             return self._blocked_error()
         return self._link.unavailable(what, error)
 
     def _channel_refusal(self, error: exceptions.ChannelError) -> PublishRefused:
         address = self._confirms.guess(str(error.reply_text))
+        if error.reply_code == 404:
+            self._link.forget_declarations()
         fix = {
             404: "Create the exchange or queue, or correct the task's options",
             403: "Grant the user configure and write permission on it",
@@ -272,6 +288,8 @@ class AmqpWriter:
     def _refusal(self) -> PublishRefused:
         confirms = self._confirms
         if confirms.returned:
+            # Declared again before the next try, if the task's queue is one that Celery creates.
+            self._link.forget_declarations()
             returned = next(iter(confirms.returned.values()))
             address = Address(returned.task, returned.exchange, returned.routing_key, 0)
             return PublishRefused(
@@ -349,3 +367,16 @@ class AmqpWriter:
             self._amqp.transport.sock.settimeout(min(5.0, self._link.timeout_seconds))
         self._amqp = self._channel = None
         self._link.close()
+
+
+def _reason(error: Exception) -> Exception:
+    """Return what the broker said when it closed the connection, if it did.
+
+    py-amqp closes the socket then, so that resetting its timeout fails with "Bad file descriptor".
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, exceptions.AMQPError):
+            return cause
+        cause = cause.__context__
+    return error

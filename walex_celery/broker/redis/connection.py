@@ -6,26 +6,49 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from walex_celery.broker.link import Link, is_login_error
-from walex_celery.broker.redis.errors import fix_for, is_reply, passes, reply_text
+from walex_celery.broker.redis.errors import FalseReply, fix_for, is_reply, passes, reply_text
 from walex_celery.broker.templates.wire import Address
-from walex_celery.errors import Fenced, PublishRefused, WalExError
+from walex_celery.errors import BrokerUnavailable, Fenced, PublishRefused, WalExError
 
 logger = logging.getLogger("walex_celery.broker.redis")
 
 Answer = TypeVar("Answer")
 
 
-@dataclass(slots=True)
-class Sent:
-    """A batch that was written: what each reply to it is about, and what was done for each address.
+class Expected(NamedTuple):
+    """The reply that confirms a command: an integer of *least* to *most*.
 
-    Both in words: "LPUSH key", "PUBLISH topic"; empty for a reply that is about no message.
+    Attributes:
+        operation: the command, in words: "LPUSH key", "PUBLISH topic".
+        least: an LPUSH of five messages is answered by the length of the list, which is at least five.
+        most: None for no limit.
     """
 
-    replies: list[str]
+    operation: str
+    least: int = 0
+    most: int | None = None
+
+    def confirms(self, reply: object) -> bool:
+        """Whether *reply* is such an integer."""
+        if type(reply) is not int:
+            return False
+        return self.least <= reply and (self.most is None or reply <= self.most)
+
+    def __str__(self) -> str:
+        """The integer, in words."""
+        if self.least == self.most:
+            return f"the integer {self.least}"
+        return f"an integer of at least {self.least}" + (f", at most {self.most}" if self.most else "")
+
+
+@dataclass(slots=True)
+class Sent:
+    """A batch that was written: the replies that confirm it, and what was done for each address, in words."""
+
+    replies: list[Expected]
     of_address: dict[Address, list[str]]
 
 
@@ -116,20 +139,30 @@ class RedisConnection:
             self.fail()
             raise self.translate(error, problem()) from error
 
-    def read_refusal(self) -> Exception | None:
+    def read_refusal(self, expected: Expected) -> Exception | None:
         """Read a reply to what was sent; return it if it is an error.
 
         Raises:
-            BrokerUnavailable, PublishRefused: the connection broke.
+            BrokerUnavailable, PublishRefused: the connection broke, or the reply is neither an error nor *expected*.
         """
         try:
-            self._socket.read_response()
+            reply = self._socket.read_response()
         except Exception as error:
             if is_reply(error):
                 return error
             self.fail()
             raise self.translate(error, "did not confirm what was written") from error
+        if not expected.confirms(reply):
+            self.fail()
+            raise self.violation(expected.operation, reply, str(expected))
         return None
+
+    def violation(self, command: str, reply: object, expected: str) -> BrokerUnavailable:
+        """Return the error for a reply that such a command never has: it confirms nothing."""
+        return self.link.unavailable(
+            f"answered {command} with {repr(reply)[:100]}, where only {expected} confirms it (protocol error: does "
+            "broker_url lead to a proxy that answers by itself?)"
+        )
 
     def ask(self, step: Callable[[Any], Answer], problem: str) -> Answer:
         """Return what *step* returns for a client of another connection.
@@ -143,6 +176,9 @@ class RedisConnection:
                 return step(client)
         except Fenced:
             raise
+        except FalseReply as error:
+            self.fail()
+            raise self.violation("EVAL", error.reply, error.expected) from error
         except Exception as error:
             self.fail()
             raise self.translate(error, problem) from error

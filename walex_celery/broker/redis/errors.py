@@ -32,6 +32,15 @@ _FIXES = {
 }
 
 
+class FalseReply(Exception):
+    """A reply that the command never has, where *expected* says which it can have."""
+
+    def __init__(self, reply: object, expected: str) -> None:
+        super().__init__(reply, expected)
+        self.reply = reply
+        self.expected = expected
+
+
 def is_reply(error: Exception) -> bool:
     """Whether the error is a reply of the server, not a failure of the connection."""
     from redis.exceptions import ConnectionError, ResponseError

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+from walex_celery.broker.redis.errors import FalseReply
 from walex_celery.errors import Fenced
 
 #: An error reply of the scripts begins so.
@@ -102,6 +103,8 @@ class PositionScript:
             if (fenced := self.fenced(error)) is not None:
                 raise fenced from error
             raise
+        if stored is not None and not (isinstance(stored, bytes | str) and stored.isdigit()):
+            raise FalseReply(stored, "a number in a string")
         self._taken = True
         return None if stored is None else int(stored)
 
@@ -112,11 +115,14 @@ class PositionScript:
             Fenced: another producer has taken it over.
         """
         try:
-            client.execute_command("EVAL", _RESET, 1, self.key, self._owner)
+            removed = client.execute_command("EVAL", _RESET, 1, self.key, self._owner)
         except Exception as error:
             if (fenced := self.fenced(error)) is not None:
                 raise fenced from error
             raise
+        if type(removed) is not int or removed not in (0, 1):
+            # Were it still there, the producer would drop tasks as enqueued already.
+            raise FalseReply(removed, "the integer 0 or 1")
 
     def store(
         self, position: int, lists: Mapping[str, Sequence[bytes]], others: Sequence[tuple[Any, Any, Any]]

@@ -16,7 +16,7 @@ from walex_celery._failpoints import failpoint
 from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link
-from walex_celery.broker.redis.connection import RedisConnection, Sent
+from walex_celery.broker.redis.connection import Expected, RedisConnection, Sent
 from walex_celery.broker.redis.envelope import EnvelopeTemplate, base64_body
 from walex_celery.broker.redis.errors import is_reply, passes, reply_text
 from walex_celery.broker.redis.position import StoredPosition
@@ -114,7 +114,14 @@ class RedisWriter:
         if not address.exchange:
             queues = [address.routing_key]
         else:
-            queues = [q for q in channel._lookup(address.exchange, address.routing_key) if q]
+            queues = self._bound(address)
+            if not queues and address.declare:
+                # The bindings are gone, by a FLUSHALL or a failover. kombu remembers in two places that it made them.
+                self._link.forget_declarations()
+                for entity in address.declare:
+                    channel.state.queue_bindings_delete(entity.name)
+                self.declare(address.declare)
+                queues = self._bound(address)
             if not queues:
                 raise PublishRefused(
                     f"No queue is bound to {address}, where task {address.task!r} goes. "
@@ -124,6 +131,9 @@ class RedisWriter:
             (queue, channel._expires[queue]) for queue in queues if queue in channel._expires
         )
         return [channel._q_for_pri(queue, address.priority) for queue in queues]
+
+    def _bound(self, address: Address) -> list[str]:
+        return [q for q in self._connection.channel._lookup(address.exchange, address.routing_key) if q]
 
     def _operations(self, address: Address, messages: dict[str, list[bytes]]) -> list[str]:
         """Return what puts a message where its address says, in words; each gets a list in *messages*."""
@@ -179,23 +189,23 @@ class RedisWriter:
         prefixed = self._connection.prefixed
         lists: dict[str, list[bytes]] = {}
         others: list[tuple[Any, ...]] = []
-        pushes: list[str] = []
-        replies: list[str] = []  # to the others
+        pushes: list[Expected] = []
+        replies: list[Expected] = []  # to the others
         for operation, envelopes in messages.items():
             command, _, name = operation.partition(" ")
             if command == "LPUSH":
                 lists[prefixed(name)] = envelopes
-                pushes.append(operation)
+                pushes.append(Expected(operation, len(envelopes)))
             else:
                 others.extend(("PUBLISH", prefixed(name), envelope) for envelope in envelopes)
-                replies.extend(operation for _ in envelopes)
+                replies.extend(Expected(operation) for _ in envelopes)
         channel = self._connection.channel
         for queue, milliseconds in self._expiring.items():
             for step in channel.priority_steps:
                 others.append(("PEXPIRE", prefixed(channel._q_for_pri(queue, step)), milliseconds))
-                replies.append("")
+                replies.append(Expected("PEXPIRE", 0, 1))
         if self._position is not None and self._position.is_held:
-            return [self._position.command(batch, lists, others)], Sent(pushes[:1] or [""], of_address)
+            return [self._position.command(batch, lists, others)], Sent([Expected("EVAL", 1, 1)], of_address)
         commands = [("LPUSH", key, *envelopes) for key, envelopes in lists.items()]
         return [*commands, *others], Sent(pushes + replies, of_address)
 
@@ -213,10 +223,10 @@ class RedisWriter:
             if index >= count and not refused:
                 break  # after a refusal all replies are read, so that no more than needed is sent again
             failpoint("reply-unread")
-            for operation in sent.replies:
-                error = connection.read_refusal()
+            for expected in sent.replies:
+                error = connection.read_refusal(expected)
                 if error is not None:
-                    refused.append((batches[index], operation, error))
+                    refused.append((batches[index], expected.operation, error))
         connection.unanswered = unanswered[count:]
         if refused:
             connection.unanswered = []

@@ -1,6 +1,7 @@
 """The HTTP server of a producer: ``/metrics``, ``/healthz`` and ``/readyz``.
 
-It runs in a few threads of its own: a client that is slow, or asks too often, never slows down the producer.
+It runs in a few threads of its own: a client that is slow, or asks too often, never slows down the producer, and never
+keeps a probe from its answer.
 """
 
 from __future__ import annotations
@@ -8,8 +9,9 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("walex_celery.operations.monitoring")
 
-#: Requests answered concurrently; more are refused.
+#: Connections at a time. For one more, the oldest that has not sent its request is closed, or else the oldest.
 CONNECTIONS: Final = 16
-#: Seconds that a client may take to send its request, or to read the answer.
+#: Scrapes of /metrics rendered at a time: the other connections are for probes.
+SCRAPES: Final = 4
+#: Seconds that a client may take to send its request and to read the answer, together.
 CLIENT_SECONDS: Final = 5.0
 
 NO_METRICS: Final = "metrics need an extra: pip install 'walex-celery[metrics]'"
@@ -87,6 +91,48 @@ def _exposition(watched: Sequence[tuple[Producer, Observer]]) -> Exposition | No
     return Exposition(watched)
 
 
+class _Clients:
+    """The open connections: since when, and whether their request has come."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._since: dict[socket.socket, float] = {}  # oldest first
+        self._asked: set[socket.socket] = set()
+
+    def add(self, client: socket.socket) -> None:
+        """Note a new one; if there are too many, close the one that has waited longest."""
+        with self._lock:
+            if len(self._since) >= CONNECTIONS:
+                silent = (other for other in self._since if other not in self._asked)
+                self._close(next(silent, None) or next(iter(self._since)))
+            self._since[client] = time.monotonic()
+
+    def asked(self, client: socket.socket) -> None:
+        """Note that its request has come."""
+        with self._lock:
+            self._asked.add(client)
+
+    def remove(self, client: socket.socket) -> None:
+        """Forget one that was closed."""
+        with self._lock:
+            self._since.pop(client, None)
+            self._asked.discard(client)
+
+    def close_late(self) -> None:
+        """Close those that take longer than they may, however busily they trickle."""
+        with self._lock:
+            before = time.monotonic() - CLIENT_SECONDS
+            for client in [client for client, since in self._since.items() if since < before]:
+                self._close(client)
+
+    def _close(self, client: socket.socket) -> None:
+        # Its thread sees the end of the connection, and closes it.
+        del self._since[client]
+        self._asked.discard(client)
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     # The end of the process does not wait for slow clients.
@@ -100,7 +146,8 @@ class _Server(ThreadingHTTPServer):
     ) -> None:
         self.watched = watched
         self.exposition = exposition
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self.clients = _Clients()
+        self.scrapes = threading.BoundedSemaphore(SCRAPES)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
 
@@ -113,16 +160,17 @@ class _Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+        self.clients.add(request)
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self.clients.remove(request)
+
+    def service_actions(self) -> None:
+        self.clients.close_late()  # twice a second
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         logger.debug("a client of the metrics port disconnected", exc_info=True)
@@ -135,6 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = CLIENT_SECONDS
 
     def do_GET(self) -> None:
+        self.server.clients.asked(self.connection)
         path = self.path.partition("?")[0]
         if path == "/metrics":
             self._metrics()
@@ -157,7 +206,13 @@ class _Handler(BaseHTTPRequestHandler):
         if exposition is None:
             self._answer(HTTPStatus.NOT_IMPLEMENTED, f"{NO_METRICS}\n".encode(), _TEXT)
             return
-        body, content_type = exposition.render(self.headers.get("Accept", ""))
+        if not self.server.scrapes.acquire(blocking=False):
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, b"too many scrapes at once\n", _TEXT)
+            return
+        try:
+            body, content_type = exposition.render(self.headers.get("Accept", ""))
+        finally:
+            self.server.scrapes.release()
         self._answer(HTTPStatus.OK, body, content_type)
 
     def _verdict(self, verdicts: Sequence[Verdict]) -> None:

@@ -19,9 +19,10 @@ from kombu.pidbox import Node
 
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.operations.remote.checks import check_change
 from walex_celery.pipeline.producer import Producer
 from walex_celery.postgres.errors import hide_secrets
-from walex_celery.settings.changes import LIST_KEYS, REPLACE_KEYS
+from walex_celery.settings.changes import LIST_KEYS, REPLACE_KEYS, changed
 from walex_celery.settings.model import WalExSettings
 from walex_celery.settings.url import without_password
 from walex_celery.telemetry.report import ProducerStatus
@@ -32,7 +33,8 @@ logger = logging.getLogger("walex_celery.operations.remote")
 OWN_PREFIX: Final = "walex_"
 #: Settings that may be changed through the broker. Secrets, code to run and destinations of data may not: they are
 #: read from the producer's own environment (``control reload``).
-REMOTE_KEYS: Final = LIST_KEYS | {"database", "durable_slot", "failover", "on_error", "slot_name"}
+REMOTE_LIST_KEYS: Final = LIST_KEYS - {"modules"}  # to import a module is to run code
+REMOTE_KEYS: Final = REMOTE_LIST_KEYS | {"database", "durable_slot", "failover", "on_error", "slot_name"}
 SECRET_KEYS: Final = REPLACE_KEYS - REMOTE_KEYS
 
 #: "celery control shutdown" is meant for workers: a producer obeys only if it is named.
@@ -47,11 +49,11 @@ def check_remote_key(action: str, key: str) -> None:
     """
     if key in SECRET_KEYS:
         raise ConfigurationError(
-            f"{key!r} is never sent through the broker: it is a secret, code, or a destination of data\n"
+            f"{key!r} is never sent through the broker: it is a secret, code to run, or a destination of data\n"
             "  fix: change it where the producer reads it (such as its .env file), then: celery -A <app> walex "
             "control reload"
         )
-    allowed = REMOTE_KEYS if action == "replace" else LIST_KEYS
+    allowed = REMOTE_KEYS if action == "replace" else REMOTE_LIST_KEYS
     if key not in allowed:
         raise ConfigurationError(
             f"config {action} can't change {key!r} while the producer runs; it takes {', '.join(sorted(allowed))}"
@@ -179,15 +181,17 @@ class Remote:
         return {"ok": summary}
 
     def config(self, action: str, key: str, value: Any) -> dict[str, Any]:
-        """Add to, remove from or replace a setting."""
+        """Add to, remove from or replace a setting; refused if the producer could not go on with it."""
         if action not in ("add", "remove", "replace"):
             raise ConfigurationError(f"config takes add, remove or replace, not {action!r}")
         check_remote_key(action, key)
+        before = self._walex.settings
+        note = check_change(before, changed(before, action, key, value), key)
         getattr(self._walex, f"{action}_config")(key, value)
         now = getattr(self._walex.settings, key)
         text = (", ".join(map(str, now)) if isinstance(now, tuple) else str(now)) or "nothing"
-        logger.info("asked by remote control to change %s: now %s", key, text)
-        return {"ok": f"{key} is now {text}, from the next transaction boundary on"}
+        logger.info("asked by remote control to change %s: now %s%s", key, text, note)
+        return {"ok": f"{key} is now {text}, from the next transaction boundary on{note}"}
 
     # Workers' commands that monitors use.
 
