@@ -79,8 +79,14 @@ WITH RECURSIVE part (oid) AS (
 SELECT t.typrelid::bigint FROM part JOIN pg_type AS t USING (oid) WHERE t.typtype = 'c'
 """
 
-# Attributes that were dropped have rows too. An attribute as old as its type was not altered: no row of the type is
-# older. The dependency of type and relation on each other is made with them, and stays as it is.
+# Attributes that were dropped have rows too.
+_ALTERING = f"""
+SELECT coalesce(array_agg(DISTINCT xmin::text::bigint), '{{}}'), {WAL_LSN}
+FROM pg_attribute WHERE attrelid = ANY(%s::oid[]) AND attnum > 0
+"""
+
+# The same, and how far that is known to be complete. An attribute as old as its type was not altered: no row of the
+# type is older. The dependency of type and relation on each other is made with them, and stays as it is.
 _ALTERED = f"""
 SELECT coalesce(array_agg(DISTINCT a.xmin::text::bigint), '{{}}'),
        coalesce(array_agg(DISTINCT a.xmin::text::bigint) FILTER (WHERE a.xmin IS DISTINCT FROM made.xid), '{{}}'),
@@ -202,6 +208,11 @@ class Catalog:
         """The composite types within the relation's columns, by the oids of their rows in ``pg_class``."""
         oids = [column.type_oid for column in relation.columns]
         return [row[0] for row in self._query(_COMPOSITES, (oids,))]
+
+    def altering(self, composites: Sequence[int]) -> tuple[frozenset[int], Lsn]:
+        """As :meth:`altered`, the transactions alone, and where the server was: a quarter of its time."""
+        ((xids, wal_lsn),) = self._query(_ALTERING, (list(composites),))
+        return frozenset(map(int, xids)), Lsn.parse(wal_lsn)
 
     def altered(self, composites: Sequence[int], slot: str) -> Altered:
         """The transactions that last changed the composite types that :meth:`composites` returned.
