@@ -67,7 +67,7 @@ class Planner:
             return self._plan_of(relation, columns, key, old_rows, definitions)
         while True:
             composites = self._catalog.composites(relation)
-            altered = self._catalog.altered(composites, self.settings.slot)
+            altered = self._catalog.altered(composites, self._slot())
             before, (columns, definitions) = (columns, definitions), self._catalog.columns(relation)
             if (columns, definitions) == before:  # they are those of the alterations that were seen
                 break
@@ -83,6 +83,11 @@ class Planner:
             make({**definitions, **as_text}),
             *self._watch(composites, altered),
         )
+
+    def _slot(self) -> str | None:
+        """The slot, unless what is read now may have been acknowledged before: a spool's rows are."""
+        stores = hasattr(self.settings.message_middleware, "change_source")
+        return None if stores else self.settings.slot
 
     def _watch(
         self, composites: list[int], before: Altered
@@ -105,7 +110,7 @@ class Planner:
                 return None
             if is_due():
                 next_at = time.monotonic() + 1
-                if not self._catalog.altered(composites, self.settings.slot).is_as(before):
+                if not self._catalog.altered(composites, self._slot()).is_as(before):
                     return None
             return until
 

@@ -214,13 +214,13 @@ class Catalog:
         ((xids, wal_lsn),) = self._query(_ALTERING, (list(composites),))
         return frozenset(map(int, xids)), Lsn.parse(wal_lsn)
 
-    def altered(self, composites: Sequence[int], slot: str) -> Altered:
+    def altered(self, composites: Sequence[int], slot: str | None) -> Altered:
         """The transactions that last changed the composite types that :meth:`composites` returned.
 
         Ids are given when a transaction begins to write, and say nothing of the order of commits. So a later id is
         not enough. The alteration had ended before a row was written if it is older than the ``catalog_xmin`` of
         *slot*: Postgres keeps the catalog as it was for all that is still to be streamed (manual, section 53.20).
-        Or if the row's transaction began after the alteration had been seen here.
+        Or if the row's transaction began after the alteration had been seen here; without *slot*, only then.
         """
         ((xids, altering, upper, wal_lsn, is_standby, horizon),) = self._query(
             _ALTERED, (slot, list(composites))
