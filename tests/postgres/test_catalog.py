@@ -196,6 +196,7 @@ def test_an_alteration_is_complete_once_the_slot_has_passed_it(catalog: Catalog,
     passed = catalog.altered(composites, "one")
     assert not passed.uncertain
     assert not passed.is_as(altered)
+    assert catalog.altered(composites, None).may_follow(open_meanwhile)
     database.execute("SELECT pg_drop_replication_slot('one')")
 
 

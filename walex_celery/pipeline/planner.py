@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -66,7 +67,7 @@ class Planner:
             return self._plan_of(relation, columns, key, old_rows, definitions)
         while True:
             composites = self._catalog.composites(relation)
-            altered = self._catalog.altered(composites, self.settings.slot)
+            altered = self._catalog.altered(composites, self._slot())
             before, (columns, definitions) = (columns, definitions), self._catalog.columns(relation)
             if (columns, definitions) == before:  # they are those of the alterations that were seen
                 break
@@ -80,24 +81,40 @@ class Planner:
             altered.may_follow,
             make(definitions),
             make({**definitions, **as_text}),
-            self._watch(composites, altered),
-            _due_each_second() if altered.uncertain else _never_due,
+            *self._watch(composites, altered),
         )
 
-    def _watch(self, composites: list[int], before: Altered) -> Callable[[], Lsn | None]:
-        """A look whether the types are what they were: up to where they were, or ``None`` if not.
+    def _slot(self) -> str | None:
+        """The slot, unless what is read now may have been acknowledged before: a spool's rows are."""
+        stores = hasattr(self.settings.message_middleware, "change_source")
+        return None if stores else self.settings.slot
 
-        One round trip, where a new plan takes six.
+    def _watch(
+        self, composites: list[int], before: Altered
+    ) -> tuple[Callable[[], Lsn | None], Callable[[], bool]]:
+        """A look whether the types are what they were: up to where they were, or ``None`` if not; and when it is due.
+
+        One round trip, where a new plan takes eight. Once a second it is due, if more may be known of alterations.
         """
         seen = before.wal_lsn
+        next_at = time.monotonic() + 1 if before.uncertain else math.inf
+
+        def is_due() -> bool:
+            return time.monotonic() >= next_at
 
         def unaltered() -> Lsn | None:
-            nonlocal seen
-            now = self._catalog.altered(composites, self.settings.slot)
-            until, seen = seen, now.wal_lsn
-            return until if now.is_as(before) else None
+            nonlocal seen, next_at
+            xids, now = self._catalog.altering(composites)
+            until, seen = seen, now
+            if xids != before.xids:
+                return None
+            if is_due():
+                next_at = time.monotonic() + 1
+                if not self._catalog.altered(composites, self._slot()).is_as(before):
+                    return None
+            return until
 
-        return unaltered
+        return unaltered, is_due
 
     def _plan_of(
         self,
@@ -155,21 +172,3 @@ class Planner:
 
 def _composites_in(definitions: Mapping[str, TypeDefinition]) -> list[str]:
     return [name for name, definition in definitions.items() if definition.kind == "composite"]
-
-
-def _never_due() -> bool:
-    return False
-
-
-def _due_each_second() -> Callable[[], bool]:
-    next_at = time.monotonic() + 1
-
-    def is_due() -> bool:
-        nonlocal next_at
-        now = time.monotonic()
-        if now < next_at:
-            return False
-        next_at = now + 1
-        return True
-
-    return is_due
