@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from kombu import Connection, Exchange, Queue
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
 from walex_celery.broker import Publisher, TaskTarget
+from walex_celery.broker.redis.errors import fix_for
 from walex_celery.errors import BrokerUnavailable, PublishRefused
 from walex_celery.testing.servers import Valkey
 
@@ -86,6 +88,31 @@ def test_user_without_rights_is_told(own_valkey: Valkey) -> None:
         publisher.flush()
         with pytest.raises(PublishRefused, match=r"NOPERM.*ACL SETUSER"):
             publisher.confirm()
+
+
+@pytest.mark.parametrize("exactly_once", [False, True])
+def test_the_commands_named_are_enough(own_valkey: Valkey, exactly_once: bool) -> None:
+    granted = re.findall(r"\+[@a-z]+", fix_for("NOPERM"))
+    with own_valkey.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">pass-word", "~*", "&*", *granted)
+    queue = Queue("orders", Exchange("shop", type="topic"), "orders.#", expires=600)
+    routes = {"shop.new": {"queue": "orders", "routing_key": "orders.new", "priority": 3}}
+    app = make_app(
+        f"redis://shop:pass-word@127.0.0.1:{own_valkey.port}/0",
+        task_queues=[queue],
+        task_routes=routes,
+        task_send_sent_event=True,
+    )
+    with publishing(app, exactly_once=exactly_once) as publisher:
+        function = publisher.prepare("shop.new")
+        publisher.declare()
+        if exactly_once:
+            publisher.take_over("walex:1:shop")
+        add(publisher, function, 2)
+        finish(publisher, 1)
+        if exactly_once:
+            publisher.reset_position()
+    assert len(take_all(own_valkey.url(0))) == 2
 
 
 def test_loading_server_is_waited_for(own_valkey: Valkey) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from walex_celery import ConfigurationError, Event
 from walex_celery.dead_letters import Letter, Store, schema_sql
 from walex_celery.dead_letters.postgres import PostgresStore
 from walex_celery.dead_letters.sqlite import SqliteStore
+from walex_celery.errors import DeadLettersUnavailable
 from walex_celery.settings.model import load_settings
 
 Opens = Callable[..., Store]
@@ -228,3 +230,30 @@ def test_a_file_that_can_t_be_is_an_error_with_the_fix(tmp_path: Path) -> None:
     (tmp_path / "junk").write_text("this is no database" * 100)
     with pytest.raises(ConfigurationError, match=r"not a database"):
         SqliteStore(tmp_path / "junk", "shop").prepare()
+
+
+@pytest.mark.parametrize("name", ["letters.sqlite3", "letters.sqlite3.lock"])
+def test_a_symbolic_link_is_not_followed(tmp_path: Path, name: str) -> None:
+    store = SqliteStore(tmp_path / "letters.sqlite3", "shop")
+    target = tmp_path / "target"
+    if name.endswith("lock"):
+        store.add(letter())
+    (tmp_path / name).symlink_to(target)
+    with pytest.raises(DeadLettersUnavailable, match="symbolic link"):
+        store.attempt(letter().id, lambda found: None) if name.endswith("lock") else store.add(letter())
+    assert not target.exists()
+
+
+def test_another_user_s_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "letters.sqlite3"
+    path.touch()
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    with pytest.raises(ConfigurationError, match=rf"uid {owner}\)"):
+        SqliteStore(path, "shop").prepare()
+
+
+def test_a_folder_that_all_may_write_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tmp_path.chmod(0o777)
+    SqliteStore(tmp_path / "letters.sqlite3", "shop").prepare()
+    assert "chmod o-w" in caplog.text

@@ -110,6 +110,21 @@ def acknowledged(database: Database) -> None:
     wait_until(lambda: confirmed(database) >= end, 20, "all is acknowledged")
 
 
+@pytest.mark.parametrize(
+    ("durable", "said"),
+    [(True, "it comes again at the next start"), (False, "it does not come again")],
+)
+def test_the_error_says_whether_the_transaction_comes_again(
+    app: Celery, shop: Database, durable: bool, said: str
+) -> None:
+    walex = make_walex(app, shop, durable_slot=durable)
+    walex.on_insert("items")(Fragile())
+    with until_halted(walex) as halted:
+        shop.execute("INSERT INTO items VALUES (2)")
+    assert said in str(halted.error)
+    assert ("WALEX_DURABLE_SLOT=true" in str(halted.error)) is not durable
+
+
 # What a policy looks like.
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,6 +19,8 @@ from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import ConfigurationError, DeadLettersUnavailable
 from walex_celery.postgres.lsn import Lsn
+
+logger = logging.getLogger("walex_celery.dead_letters")
 
 Result = TypeVar("Result")
 
@@ -143,7 +148,7 @@ class SqliteStore:
         """Lock the letter's byte of a lock file. The kernel releases it if the process dies."""
         path = f"{self.path}.lock"
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = _open_own(path)
         except OSError as error:
             raise DeadLettersUnavailable(f"dead letters: {path} can't be opened: {error.strerror}") from error
         try:
@@ -159,8 +164,9 @@ class SqliteStore:
     def _connected(self) -> sqlite3.Connection:
         if self._opened is None:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check_folder(self.path.parent)
             # Created here for its mode, which SQLite also gives to -wal and -shm.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(_open_own(self.path))
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -202,6 +208,43 @@ def _summary_json(letter: Letter) -> str:
     }
     plain |= {"lsn": str(letter.lsn), "events": ()}
     return msgspec.json.encode(plain).decode()
+
+
+def _open_own(path: str | Path) -> int:
+    """Open or create a file that only its owner may read; neither a symbolic link nor another user's file.
+
+    Raises:
+        OSError: with the reason as its ``strerror``.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed") from error
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+        os.close(descriptor)
+        raise OSError(
+            errno.EPERM, f"it is not a regular file of this user (its owner has uid {status.st_uid})"
+        )
+    return descriptor
+
+
+def _check_folder(folder: Path) -> None:
+    """Check whose folder it is: its owner can put another file in place of ours.
+
+    Raises:
+        OSError: it is another user's, and not root's.
+    """
+    status = folder.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        raise OSError(errno.EPERM, f"its folder belongs to another user (uid {status.st_uid})")
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        logger.warning(
+            "dead letters: every user of this host may replace files in %s (mode %04o)\n  fix: chmod o-w %s",
+            folder, stat.S_IMODE(status.st_mode), folder,
+        )  # fmt: skip
 
 
 def _sync_folder(folder: Path) -> None:

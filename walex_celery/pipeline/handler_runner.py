@@ -185,7 +185,8 @@ class HandlerRunner:
             self._put_aside(error, failure, what, handler, events, fields, tries, task, task_id)
             return False
         seconds = time.monotonic() - began
-        raise _halting(error, failure, what, events, fields, policy, f"{tries} in {seconds:.1f} s")
+        durable = self._settings is None or self._settings.durable_slot
+        raise _halting(error, failure, what, events, fields, policy, f"{tries} in {seconds:.1f} s", durable)
 
     def _put_aside(
         self,
@@ -227,7 +228,9 @@ class HandlerRunner:
                     backoff.wait(trouble, self._stopping, level=logging.ERROR)
                 except WalExError:
                     policy = self.policy(handler)
-                    halt = _halting(error, failure, what, events, fields, policy, str(tries))
+                    halt = _halting(
+                        error, failure, what, events, fields, policy, str(tries), settings.durable_slot
+                    )
                     halt.args = (f"{halt}\n  the dead letter could not be stored: {trouble}",)
                     raise halt from error
         failpoint("letter-stored")
@@ -285,18 +288,29 @@ def _halting(
     fields: dict[str, object],
     policy: OnError,
     tries: str,
+    durable: bool,
 ) -> HandlerError:
     first, last = events[0], events[-1]
     some = f"{first!r}" if first is last else f"{first!r} to {last!r}"
     after = f"\n  tries: {tries}" if isinstance(policy, Retry) else ""
+    again = (
+        "it comes again at the next start"
+        if durable
+        else "it does not come again, because the slot is temporary and ends with the producer"
+    )
     halt = HandlerError(
         f"{what} failed on {_position(events)}: {failure.type}: {failure.text}\n"
         f"  committed: {first.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}; events {first.index} to {last.index} of it\n"
         f"  events: {some}\n"
         f"  policy: on_error={policy}{after}\n"
-        "  acknowledged: everything before this transaction, and nothing of it: it comes again at the next start\n"
+        f"  acknowledged: everything before this transaction, and nothing of it: {again}\n"
         "  fix: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
         '  on_error="dead_letter" (or WALEX_ON_ERROR=dead_letter) stores them to be tried again later'
+        + (
+            ""
+            if durable
+            else "\n  fix: for a transaction to come again, durable_slot=True (WALEX_DURABLE_SLOT=true)"
+        )
     )
     halt.fields = {**fields, "exception": failure.type, "traceback": failure.traceback}
     halt.traceback = failure.traceback

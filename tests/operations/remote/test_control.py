@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.support.process import producer_process
 from tests.support.producers import make_app, running, working
 from tests.support.shop import collect, make_walex
 from walex_celery import Producer
+from walex_celery.broker.redis.errors import fix_for
 from walex_celery.cli import EXIT_CONFIGURATION, EXIT_ERROR, EXIT_GAVE_UP, EXIT_NO_PRODUCER, EXIT_OK
 from walex_celery.errors import ConfigurationError
 from walex_celery.operations.monitor.flower import Presence
@@ -257,6 +259,20 @@ def test_it_can_be_asked_again_when_the_broker_is_back(shop: Database) -> None:
             valkey.start()
 
             wait_until(lambda: ask(app, "status", destination=[producer.node]), 30, "it answers again")
+
+
+def test_a_redis_user_needs_no_more_commands_than_its_error_names(shop: Database) -> None:
+    granted = re.findall(r"\+[@a-z]+", fix_for("NOPERM"))
+    with Valkey() as valkey:
+        with valkey.client() as client:
+            client.execute_command("ACL", "SETUSER", "shop", "on", ">pass-word", "~*", "&*", *granted)
+        app = make_app(f"redis://shop:pass-word@127.0.0.1:{valkey.port}/0")
+        walex = make_walex(app, shop)
+        events = collect(walex, "all")
+        with present(app, walex) as producer:
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: len(events) == 1)
+            assert ask(app, "pause", destination=[producer.node], timeout=5)[0].error is None
 
 
 def test_where_remote_control_is_off_nothing_listens(app: Celery, shop: Database) -> None:

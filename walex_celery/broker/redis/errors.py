@@ -25,7 +25,12 @@ _FIXES = {
     "OOM": "Free memory on it, raise its maxmemory, or let the workers catch up",
     "READONLY": "It is a replica: point broker_url at the primary",
     "MISCONF": "It can't write to its disk: free space there",
-    "NOPERM": "Allow the user LPUSH, SMEMBERS and SADD on the queues' keys (ACL SETUSER), and EVAL for exactly once",
+    "NOPERM": (
+        "Allow the user all that the producer sends (ACL SETUSER, on the keys of the queues and on _kombu.*): "
+        "+@connection +@transaction +@scripting +lpush +llen +sadd +srem +smembers +pexpire +zadd +zrem +zrangebyscore "
+        "+del +time +publish; for exactly_once_enqueue also +hget +hmget +hset +hdel +type on walex:*; for remote "
+        "control also +subscribe +psubscribe +unsubscribe +punsubscribe +brpop on all channels (&*)"
+    ),
     "NOAUTH": "Correct the password in broker_url",
     "Protocol error: invalid bulk length": "A task's message is larger than its proto-max-bulk-len: raise that",
     "WRONGTYPE": "The queue's key holds something else: choose another queue name or database",
