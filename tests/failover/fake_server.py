@@ -9,7 +9,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _SSL_REQUEST = 80877103
 _GSS_REQUEST = 80877104
@@ -38,14 +38,24 @@ def welcome(version: str) -> bytes:
     return _message(b"R", struct.pack("!i", 0)) + status + _message(b"Z", b"I")
 
 
+#: AuthenticationCleartextPassword.
+ASKS_FOR_PASSWORD = b"R" + struct.pack("!ii", 8, 3)
+
+
 def _message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("!i", len(body) + 4) + body
 
 
 @contextmanager
-def answering(answer: bytes) -> Iterator[int]:
-    """The port of a server that gives *answer* to each startup message."""
+def answering(answer: bytes, *, once_logged_in: bytes = b"") -> Iterator[int]:
+    """The port of a server that gives *answer* to each startup message.
+
+    Args:
+        answer: all that it says, unless it is :data:`ASKS_FOR_PASSWORD`.
+        once_logged_in: what it says to whoever gives a password.
+    """
     listener = socket.create_server(("127.0.0.1", 0))
+    threads: list[threading.Thread] = []
 
     def serve() -> None:
         while True:
@@ -53,21 +63,33 @@ def answering(answer: bytes) -> Iterator[int]:
                 client, _ = listener.accept()
             except OSError:
                 return
-            with client, client.makefile("rb") as received:
-                while True:
-                    length, code = struct.unpack("!ii", received.read(8))
-                    received.read(length - 8)
-                    if code not in (_SSL_REQUEST, _GSS_REQUEST):
-                        break
-                    client.sendall(b"N")
-                client.sendall(answer)
-                received.read()  # until the client goes
+            threads.append(threading.Thread(target=_answer, args=(client, answer, once_logged_in)))
+            threads[-1].start()
 
-    thread = threading.Thread(target=serve)
-    thread.start()
+    threads.append(threading.Thread(target=serve))
+    threads[0].start()
     try:
         yield listener.getsockname()[1]
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
-        thread.join()
+        for thread in threads:
+            thread.join()
+
+
+def _answer(client: socket.socket, answer: bytes, once_logged_in: bytes) -> None:
+    with client, client.makefile("rb") as received, suppress(ConnectionError):
+        while True:
+            begin = received.read(8)
+            if not begin:
+                return  # it only wanted to know whether a server is here
+            length, code = struct.unpack("!ii", begin)
+            received.read(length - 8)
+            if code not in (_SSL_REQUEST, _GSS_REQUEST):
+                break
+            client.sendall(b"N")
+        client.sendall(answer)
+        if answer == ASKS_FOR_PASSWORD and received.read(1) == b"p":
+            received.read(struct.unpack("!i", received.read(4))[0] - 4)
+            client.sendall(once_logged_in)
+        received.read()  # until the client goes

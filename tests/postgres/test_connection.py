@@ -10,7 +10,7 @@ import pytest
 
 from tests.support import Database
 from walex_celery import SetupError, WalExError
-from walex_celery.errors import AuthenticationFailed, PostgresUnavailable
+from walex_celery.errors import AuthenticationFailed, PostgresUnavailable, RecoverableSetupError
 from walex_celery.postgres.connection import SESSION, connect, connect_replication
 from walex_celery.postgres.parameters import ConnectionSettings
 from walex_celery.settings.model import load_settings
@@ -69,7 +69,7 @@ def test_the_session_is_pinned_whatever_the_database_s_defaults(
         ({"hostname": "no-such-host.invalid"}, PostgresUnavailable, "set hostname="),
         ({"port": closed_port()}, PostgresUnavailable, "127.0.0.1"),
         ({"hostname": "/no/such/folder"}, PostgresUnavailable, "/no/such/folder"),
-        ({"sslmode": "require"}, PostgresUnavailable, "SSL"),
+        ({"sslmode": "require"}, RecoverableSetupError, "fix: turn TLS on in Postgres"),
     ],
     ids=lambda value: ",".join(value) if isinstance(value, dict) else "",
 )

@@ -7,7 +7,7 @@ import pytest
 from psycopg2 import errorcodes
 
 from tests.support import Database
-from walex_celery.errors import SetupError, SlotLost, WalExError
+from walex_celery.errors import PublicationMissing, SetupError, SlotLost, WalExError
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import (
     explain_connect_error,
@@ -18,22 +18,27 @@ from walex_celery.postgres.errors import (
     slot_invalidated,
 )
 from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
+from walex_celery.postgres.refusal import Refusal
 from walex_celery.settings.model import load_settings
 
 CONNECTION = ConnectionSettings(hosts=(("localhost", 5432),), database="shop", password="hunter2")
 SLOT = SlotSettings(connection=CONNECTION, name="shop_walex", publications=("events",))
 
 
+def not_asked() -> Refusal:
+    raise AssertionError("the words say enough")
+
+
 def test_a_missing_certificate_is_not_a_missing_database() -> None:
     said = psycopg2.OperationalError('root certificate file "/no/such/ca.pem" does not exist')
 
-    assert "fix: set sslrootcert=" in str(explain_connect_error(said, CONNECTION))
+    assert "fix: set sslrootcert=" in str(explain_connect_error(said, CONNECTION, not_asked))
 
 
 def test_the_words_of_a_refusal_are_shown_without_the_password() -> None:
     said = psycopg2.OperationalError('invalid connection option "hunter2"')
 
-    assert str(explain_connect_error(said, CONNECTION)) == (
+    assert str(explain_connect_error(said, CONNECTION, lambda: Refusal(None, is_transient=True))) == (
         'can\'t connect to Postgres at localhost:5432/shop: invalid connection option "***"'
     )
 
@@ -65,6 +70,27 @@ def test_an_undefined_object_is_the_slot_only_if_it_is_a_slot(
 
     assert type(explain_slot_error(error, SLOT)) is kind
     assert type(explain_error(error, CONNECTION)) is SetupError
+
+
+class InGerman(psycopg2.errors.UndefinedObject):
+    """As psycopg2 gives it; no server of the tests has translations."""
+
+    pgcode = errorcodes.UNDEFINED_OBJECT
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("Replikations-Slot »shop_walex« existiert nicht", SlotLost),
+        (
+            "Publikation »events« existiert nicht\nKONTEXT:  Slot »shop_walex«, Plugin »pgoutput«",
+            PublicationMissing,
+        ),
+        ("Typ »x« existiert nicht", SetupError),
+    ],
+)
+def test_it_is_told_by_its_name_in_any_language(words: str, kind: type[WalExError]) -> None:
+    assert type(explain_slot_error(InGerman(f"FEHLER:  {words}"), SLOT)) is kind
 
 
 def test_only_a_command_on_a_slot_can_find_it_in_use(database: Database) -> None:

@@ -6,6 +6,7 @@ Both print values in the same pinned formats, whatever the defaults of the datab
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import psycopg2
@@ -16,6 +17,7 @@ from psycopg2.extras import LogicalReplicationConnection
 from walex_celery.errors import SetupError
 from walex_celery.postgres.errors import explain_connect_error, explain_error
 from walex_celery.postgres.parameters import ConnectionSettings
+from walex_celery.postgres.refusal import examine
 
 #: What logical replication has needed since Postgres 14: messages among the changes, multiranges in the catalog.
 OLDEST_VERSION: Final = 140000
@@ -81,11 +83,16 @@ def connect_replication(settings: ConnectionSettings) -> LogicalReplicationConne
 
 
 def _connect(settings: ConnectionSettings, factory: Callable[..., Connection] | None) -> Any:
+    parameters = _parameters(settings)
     try:
-        connection = psycopg2.connect(connection_factory=factory, **_parameters(settings))
+        connection = psycopg2.connect(connection_factory=factory, **parameters)
     except psycopg2.OperationalError as error:
+        # Its traceback keeps the failed connection, and its socket, open.
+        error.__traceback__ = None
         # Not chained: the error's own text may have a secret in it.
-        raise explain_connect_error(error, settings) from None
+        raise explain_connect_error(
+            error, settings, partial(examine, parameters, factory, settings.connect_timeout)
+        ) from None
     try:
         check_version(connection.server_version, settings)
         if factory is None:
