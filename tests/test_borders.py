@@ -37,17 +37,19 @@ BORDERS: Final = {
     "sources": "_failpoints errors events filters postgres retry telemetry",
     "broker": "_failpoints _speedups errors events postgres retry telemetry",
     "dead_letters": "errors events filters postgres telemetry",
+    "database": "dead_letters errors events filters handlers postgres settings",
     "app": "errors filters handlers settings",
     "pipeline": (
-        "_failpoints _speedups app broker dead_letters errors events filters handlers postgres retry settings sources "
-        "telemetry"
+        "_failpoints _speedups app broker database dead_letters errors events filters handlers postgres retry settings "
+        "sources telemetry"
     ),
     "operations": (
-        "_speedups app broker dead_letters errors events filters handlers pipeline postgres settings sources telemetry"
+        "_speedups app broker database dead_letters errors events filters handlers pipeline postgres settings sources "
+        "telemetry"
     ),
     "testing": "app errors events handlers",
     "demo": "errors events operations testing walex_celery",
-    "cli": "app dead_letters demo errors events operations pipeline postgres settings telemetry",
+    "cli": "app database dead_letters demo errors events operations pipeline postgres settings telemetry",
 }
 
 MAX_LINES: Final = 500

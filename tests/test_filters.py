@@ -213,3 +213,16 @@ def test_map_changes() -> None:
 
 def test_map_columns(events: list[Event]) -> None:
     assert filters.map_columns(events[0]) == {"id": "integer", "name": "text"}
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ('"odd*"', Table("public", "odd*")),
+        ('sales."odd*"', Table("sales", "odd*")),
+        ('sales:"*"', Table("sales", "*")),
+        ('"s*"."a.*"', Table("s*", "a.*")),
+    ],
+)
+def test_a_table_with_a_star_in_its_name_is_quoted(name: str, table: Table) -> None:
+    assert table_of(name) == table

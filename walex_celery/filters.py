@@ -8,6 +8,7 @@ compiled ones against.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +61,8 @@ def table_of(table: Any) -> Table:
             f"{table!r} names no table; give 'users', 'sales.orders', 'sales:orders' or a model class "
             "(Django, SQLAlchemy)"
         )
+    if isinstance(table, str) and "*" in name:
+        return _table_with_star(name)
     schema, found, rest = name.partition(":") if ":" in name else name.partition(".")
     result = Table(schema, rest) if found else Table("public", name)
     if not result.schema or not result.name:
@@ -67,6 +70,23 @@ def table_of(table: Any) -> Table:
             f"{table!r} names no table; one looks like 'users', 'sales.orders' or 'sales:orders'"
         )
     return result
+
+
+# A schema, quoted or without a star, and a separator; then a name, likewise.
+_QUOTED_TABLE = re.compile(r'(?:(?:"([^"]+)"|([^".:*]+))[.:])?(?:"([^"]+)"|([^"*]+))')
+
+
+def _table_with_star(name: str) -> Table:
+    """The table whose schema or name has a star in it, which must be quoted: ``sales."odd*name"``."""
+    match = _QUOTED_TABLE.fullmatch(name)
+    if match is None:
+        raise ConfigurationError(
+            f"{name!r} is a pattern, and patterns are not supported: it would match no table\n"
+            "  fix: name each table, or subscribe to '*' (all tables); a table that really has a star in its name is "
+            "written in double quotes: 'sales.\"odd*name\"'"
+        )
+    quoted_schema, schema, quoted, plain = match.groups()
+    return Table(quoted_schema or schema or "public", quoted or plain)
 
 
 class Filters(msgspec.Struct, frozen=True, kw_only=True):

@@ -143,6 +143,7 @@ def test_the_slot_is_dropped_while_it_is_stopped(
         application.goes_on(2)
 
     assert application.rows == [2]
+    assert "publication 'events' was made or altered after the position" in caplog.text
     assert f"slot {SLOT} (durable, made now)" in caplog.text
 
 
@@ -227,7 +228,9 @@ def test_the_publication_is_made_again_at_once(
     assert application.rows == [1, 2]
 
 
-def test_the_publication_is_made_after_the_slot(application: Application) -> None:
+def test_the_publication_is_made_after_the_slot(
+    application: Application, caplog: pytest.LogCaptureFixture
+) -> None:
     """What was committed before was not published: Postgres 18 skips it; older ones refuse to go on."""
     application.start_once()
     application.database.execute("DROP PUBLICATION events")

@@ -199,7 +199,7 @@ class Producer:
                 # What the last connection brought has its tasks confirmed before anything is read twice.
                 self._session.settle()
             self.activity.begin(Doing.CONNECTING)
-            stream = run.source.open(run.settings.slot_settings(), self._read, run.delivery.confirmed_lsn)
+            stream = run.source.open(run.slot_settings(), self._read, run.delivery.confirmed_lsn)
             if stream is not None:
                 self._stream(run, stream, retrying)
         except _Reconnect:

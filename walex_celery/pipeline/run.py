@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,10 @@ from walex_celery.handlers.registry import Registry
 from walex_celery.pipeline.control import Control
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.dispatcher import Dispatcher
+from walex_celery.pipeline.examination import Examination
 from walex_celery.pipeline.handler_runner import HandlerRunner
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.settings.model import WalExSettings
 from walex_celery.sources.protocol import ChangeSource
@@ -63,6 +66,7 @@ class Run:
     Attributes:
         settings: those in force.
         source: what is read.
+        examination: of the catalog, while streaming.
         weaknesses_logged: whether what the broker may lose has been logged.
     """
 
@@ -100,6 +104,7 @@ class Run:
             control.stopping,
             position=self.dispatcher.packed_position,
         )
+        self.examination = Examination(lambda: walex.settings, walex.handlers)
         self.progress = Progress(settings.log_interval)
         self.meter = Meter(
             lambda: walex.settings.slot_settings(),  # noqa: PLW0108 - the settings are replaced
@@ -112,6 +117,10 @@ class Run:
         self._control = control
         self._make_source = make_source
         self.source = self._new_source()
+
+    def slot_settings(self) -> SlotSettings:
+        """Which slot is read, and what looks at the catalog meanwhile."""
+        return replace(self.settings.slot_settings(), look=self.examination.look)
 
     def renew_source(self) -> None:
         """Have the source that the settings in force ask for: with a middleware, or without."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from typing import Final, NamedTuple
+
+from psycopg2.extensions import connection as Connection
 
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import slot_gone
@@ -12,6 +15,19 @@ from walex_celery.postgres.server import Server, check_prerequisites, inspect_se
 from walex_celery.postgres.slot import Slot, check_slot, find_slot
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.postgres.timeline import Cluster
+
+logger = logging.getLogger("walex_celery.postgres.opening")
+
+#: From this version on, the walsender skips changes from before a publication was made, without an error.
+SKIPS_SILENTLY: Final = 180000
+
+# Whatever is older than catalog_xmin was committed before what the slot still has to decode. The reverse is not
+# certain: catalog_xmin advances with a delay, and an ALTER PUBLICATION writes the row again.
+_NEWER_PUBLICATIONS: Final = """
+SELECT p.pubname FROM pg_publication p, pg_replication_slots s
+WHERE p.pubname = ANY (%s::name[]) AND s.slot_name = %s AND s.database = current_database()
+  AND age(p.xmin) <= age(s.catalog_xmin) ORDER BY 1
+"""
 
 
 class Opened(NamedTuple):
@@ -28,6 +44,22 @@ class Read(NamedTuple):
 
     slot: str = ""
     cluster: Cluster | None = None
+
+
+def _warn_of_newer_publications(connection: Connection, settings: SlotSettings) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(_NEWER_PUBLICATIONS, (list(settings.publications), settings.name))
+        names = ", ".join(repr(name) for (name,) in cursor.fetchall())
+    if names:
+        logger.warning(
+            "publication %s was made or altered after the position from which slot %s is read, or not long before: "
+            "Postgres %s skips what was committed before a publication was made, without an error\n"
+            "  fix: if it was made after the slot, backfill what was committed in between; else nothing",
+            names,
+            settings.name,
+            connection.server_version // 10000,
+            extra={"slot": settings.name},
+        )
 
 
 def open_stream(settings: SlotSettings, read: Read) -> Opened:
@@ -48,6 +80,8 @@ def open_stream(settings: SlotSettings, read: Read) -> Opened:
         slot = find_slot(connection, settings)
         check_failover(server, slot, settings)
         check_prerequisites(connection, settings)
+        if slot is not None and server.version >= SKIPS_SILENTLY:
+            _warn_of_newer_publications(connection, settings)
     finally:
         connection.close()
     stream = ReplicationStream(settings, server)

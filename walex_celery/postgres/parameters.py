@@ -5,8 +5,10 @@ An application's settings make these structs; so can anything else that reads a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from psycopg2.extensions import connection as Connection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,6 +71,7 @@ class SlotSettings:
         failover: whether standby servers keep a copy of the slot (Postgres 17 and newer).
         tables: schema and name of what the publications should have, for the CREATE PUBLICATION that an error
             suggests; empty for all tables.
+        look: called every few seconds while streaming, with an ordinary connection; must not raise.
     """
 
     connection: ConnectionSettings
@@ -77,3 +80,4 @@ class SlotSettings:
     durable: bool = False
     failover: bool = False
     tables: tuple[tuple[str, str], ...] = ()
+    look: Callable[[Connection], None] | None = None

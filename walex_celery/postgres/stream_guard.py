@@ -5,6 +5,8 @@ confirmed everything (manual, section 54.4). While the broker is down or a handl
 because feedback goes on. When this connection ends and no other can be made, the stream is given up.
 
 **A publication that is gone.** From Postgres 18 on, the walsender skips its changes without an error.
+
+**Whatever else is looked for.** ``SlotSettings.look`` is called with this connection at each look.
 """
 
 from __future__ import annotations
@@ -117,6 +119,8 @@ class StreamGuard(threading.Thread):
                     "publication %s was dropped and made again: what was committed in between makes no events",
                     name,
                 )
+        if self._settings.look is not None:
+            self._settings.look(connection)
 
     def stop(self) -> None:
         """Stop; a connection that is being made at the moment is not waited for."""

@@ -12,9 +12,10 @@ from psycopg2.extras import LogicalReplicationConnection
 from tests.operations.support import application, ignore
 from tests.support import Database, wait_until
 from walex_celery import Filters, WalEx
-from walex_celery.operations.doctor import Finding, publication, replica_identity, role, server, slot
+from walex_celery.database import publication, replica_identity
+from walex_celery.database.registry import checks_of, make
+from walex_celery.operations.doctor import Finding, role, server, slot
 from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.registry import checks_of, make
 from walex_celery.postgres.connection import connect_replication
 
 PASSWORD = "sesame-open"

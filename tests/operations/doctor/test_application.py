@@ -14,11 +14,11 @@ from tests.operations.support import application, ignore
 from tests.support import Database
 from tests.support.producers import working
 from walex_celery import WalEx
+from walex_celery.database.finding import Step
+from walex_celery.database.registry import checks_of, make
 from walex_celery.operations.doctor import Finding, examine, workers
 from walex_celery.operations.doctor import application as checks
 from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.finding import Step
-from walex_celery.operations.doctor.registry import checks_of, make
 
 
 @pytest.fixture

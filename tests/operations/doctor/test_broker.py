@@ -16,10 +16,10 @@ from tests.operations.support import application, command
 from tests.support import Database, wait_until
 from walex_celery import Lsn, WalEx
 from walex_celery.cli.setup import setup_command
+from walex_celery.database.registry import checks_of, make
 from walex_celery.dead_letters import Letter, store_to_write
 from walex_celery.operations.doctor import Finding, broker, letters
 from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.registry import checks_of, make
 from walex_celery.testing.servers import Valkey
 
 

@@ -18,9 +18,9 @@ from tests.operations.support import application, command, ignore
 from tests.support import Database
 from walex_celery import WalEx
 from walex_celery.cli.doctor import doctor_command
+from walex_celery.database.registry import Check, make
 from walex_celery.operations.doctor import CHECKS, Finding, Step, examine, worst
 from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.registry import Check, make
 from walex_celery.operations.doctor.report import render_text
 
 HERE = Path(__file__).parent

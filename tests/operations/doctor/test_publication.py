@@ -7,8 +7,8 @@ import pytest
 from tests.operations.doctor.support import Clinic, ids, only
 from tests.operations.support import ignore
 from walex_celery import Filters
-from walex_celery.operations.doctor import publication
-from walex_celery.operations.doctor import replica_identity as identity
+from walex_celery.database import publication
+from walex_celery.database import replica_identity as identity
 
 PARTITIONED = (
     "DROP TABLE users; CREATE TABLE users (id int PRIMARY KEY, name text, updated_at timestamptz) PARTITION BY"
@@ -181,3 +181,15 @@ def test_what_a_handler_may_want_to_see_is_told_only(clinic: Clinic) -> None:
     assert ids(findings) == {("old_values", "info")}
     assert "a deleted row is only its key" in findings[0].sentence
     assert "a TOASTed (large) value that an update did not change is absent" in findings[0].sentence
+
+
+def test_a_filter_names_a_column_that_no_table_has(clinic: Clinic) -> None:
+    walex = clinic.application()
+    walex.on_event("users", Filters(unwatched_fields=["updated_att"]))(ignore)
+    walex.on_event("all", Filters(unwatched_records={"hidden": True}))(ignore)
+
+    first, second = (finding for finding in clinic.examine(walex=walex) if finding.check == "filter_columns")
+
+    assert (first.severity, second.severity) == ("warning", "warning")
+    assert "name updated_att, which users does not have (did you mean updated_at?)" in first.sentence
+    assert "name hidden, which no subscribed table has" in second.sentence

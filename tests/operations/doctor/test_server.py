@@ -12,8 +12,8 @@ import pytest
 
 from tests.operations.doctor.support import PASSWORD, Clinic, ids, only
 from tests.support import Database
+from walex_celery.database.finding import Step
 from walex_celery.operations.doctor import examine, role, server
-from walex_celery.operations.doctor.finding import Step
 from walex_celery.operations.doctor.services import SERVICES, service_of, set_parameter
 from walex_celery.postgres.connection import connect_replication
 from walex_celery.testing.servers import Postgres

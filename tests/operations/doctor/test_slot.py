@@ -9,8 +9,8 @@ from psycopg2.extras import PhysicalReplicationConnection
 from tests.operations.doctor.support import Clinic, ids, only
 from tests.support import wait_until
 from tests.support.slots import written
+from walex_celery.database.finding import Step
 from walex_celery.operations.doctor import slot
-from walex_celery.operations.doctor.finding import Step
 
 
 def test_a_temporary_slot(clinic: Clinic) -> None:

@@ -38,6 +38,7 @@ def test_all_commands_on_each_broker(broker_url: str, shop: Database) -> None:
         status = command(app, "control", "status")
         added = command(app, "config", "add", "subscriptions", "parts")
         same = command(app, "control", "config", "add", "subscriptions", "parts")
+        missing = command(app, "config", "add", "subscriptions", "part")
         resumed = command(app, "control", "resume")
         wait_until(lambda: len(events) == 2)
         ended = command(app, "control", "shutdown")
@@ -48,6 +49,8 @@ def test_all_commands_on_each_broker(broker_url: str, shop: Database) -> None:
     assert f"{producer.node}: paused, " in status.output
     assert "subscriptions is now items, parts" in added.output
     assert same.output == added.output
+    assert "has no such table (did you mean parts?)" in missing.output
+    assert "  fix: Create it" in missing.output
 
 
 def test_no_producer_is_an_error_with_an_exit_code_of_its_own(app: Celery, shop: Database) -> None:

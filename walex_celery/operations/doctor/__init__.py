@@ -5,8 +5,8 @@ It changes nothing. One file per area; a check is a function that yields finding
 
 from __future__ import annotations
 
+from walex_celery.database.finding import Finding, Severity, Step, worst
+from walex_celery.database.registry import CHECKS
 from walex_celery.operations.doctor.examination import examine
-from walex_celery.operations.doctor.finding import Finding, Severity, Step, worst
-from walex_celery.operations.doctor.registry import CHECKS
 
 __all__ = ["CHECKS", "Finding", "Severity", "Step", "examine", "worst"]

@@ -6,13 +6,13 @@ import importlib.metadata
 from collections.abc import Iterator
 from typing import Final
 
+from walex_celery.database.finding import Finding, do, python, shell
+from walex_celery.database.registry import check
+from walex_celery.database.requirements import unsubscribed_handlers, wants_rows
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import Table
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
-from walex_celery.operations.doctor.finding import Finding, do, python, shell
-from walex_celery.operations.doctor.registry import check
-from walex_celery.operations.setup.requirements import unsubscribed_handlers, wants_rows
 
 _NEEDED: Final = {"celery": (5, 5), "kombu": (5, 5)}
 _POOLER_HOSTS: Final = ("-pooler.", "pooler.supabase.com")

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterator
 
 from walex_celery.broker import durability
+from walex_celery.database.finding import Finding, Step, do, python, shell
+from walex_celery.database.registry import check
 from walex_celery.operations.doctor.context import PATIENCE_SECONDS, Context
-from walex_celery.operations.doctor.finding import Finding, Step, do, python, shell
-from walex_celery.operations.doctor.registry import check
 
 _COMMAND = re.compile(r"CONFIG (SET|REWRITE)\b")
 

@@ -14,12 +14,12 @@ from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
 from walex_celery.broker import Link, Publisher, TaskTarget, open_link
+from walex_celery.database.requirements import TableRequirement, requirements_of
+from walex_celery.database.schema import Schema, read_schema
+from walex_celery.database.statements import Statements
 from walex_celery.errors import ConfigurationError
 from walex_celery.handlers.registry import Handler, resolve_functions
 from walex_celery.operations.doctor.services import Service, service_of
-from walex_celery.operations.setup.requirements import TableRequirement, requirements_of
-from walex_celery.operations.setup.schema import Schema, read_schema
-from walex_celery.operations.setup.statements import Statements
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import hide_secrets
 from walex_celery.postgres.slot import Slot, SlotCounts, count_slots, find_slot

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from walex_celery.operations.doctor.finding import Finding, Severity, Step
+from walex_celery.database.finding import Finding, Severity, Step
 
 _SQL = re.compile(r"(ALTER|CREATE|GRANT|SELECT|DROP)\b.*;")
 

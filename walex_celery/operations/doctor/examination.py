@@ -10,13 +10,14 @@ from typing import Final
 import msgspec
 
 from walex_celery.app import WalEx
+from walex_celery.database import publication, replica_identity
+from walex_celery.database.finding import SEVERITIES, Finding, do
+from walex_celery.database.registry import checks_of, make
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.doctor import (
     application,
     broker,
     letters,
-    publication,
-    replica_identity,
     role,
     server,
     slot,
@@ -24,8 +25,6 @@ from walex_celery.operations.doctor import (
 )
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
-from walex_celery.operations.doctor.finding import SEVERITIES, Finding, do
-from walex_celery.operations.doctor.registry import checks_of, make
 
 # In the order in which they run and are printed: prerequisites first.
 _POSTGRES: Final = (server, role, publication, replica_identity, slot, letters)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from walex_celery.database.changes import dead_letter_changes, dead_letters_are_used
+from walex_celery.database.finding import Finding, shell, sql
+from walex_celery.database.registry import LeftOut, check
 from walex_celery.dead_letters import TABLE, open_dead_letters
 from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.finding import Finding, shell, sql
-from walex_celery.operations.doctor.registry import LeftOut, check
-from walex_celery.operations.setup.changes import dead_letter_changes, dead_letters_are_used
 
 
 @check("dead letters can be stored")

@@ -7,7 +7,7 @@ from typing import Any, Final
 import msgspec
 from rich.text import Text
 
-from walex_celery.operations.doctor.finding import Finding, Severity, Step, worst
+from walex_celery.database.finding import Finding, Severity, Step, worst
 
 #: Version of what ``--json`` prints; increased when a field is removed or changes its meaning.
 JSON_VERSION: Final = 1

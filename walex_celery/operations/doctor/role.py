@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
+from walex_celery.database.finding import Finding, do, sql
+from walex_celery.database.registry import LeftOut, check
 from walex_celery.errors import NoFreeSlot, WalExError
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
-from walex_celery.operations.doctor.finding import Finding, do, sql
-from walex_celery.operations.doctor.registry import LeftOut, check
 from walex_celery.postgres.connection import connect_replication
 from walex_celery.postgres.server import may_replicate
 

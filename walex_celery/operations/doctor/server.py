@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from walex_celery.database.finding import Finding, do
+from walex_celery.database.registry import check
 from walex_celery.errors import WalLevelError
 from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.finding import Finding, do
-from walex_celery.operations.doctor.registry import check
 from walex_celery.operations.doctor.services import set_parameter
 from walex_celery.operations.setup.plan import check_wal_level
 

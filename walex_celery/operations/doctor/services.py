@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
-from walex_celery.operations.doctor.finding import Step, do, shell, sql
+from walex_celery.database.finding import Step, do, shell, sql
 
 
 class Service(msgspec.Struct, frozen=True):

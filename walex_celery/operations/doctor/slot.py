@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
+from walex_celery.database.finding import Finding, Step, do, python, shell, sql
+from walex_celery.database.registry import LeftOut, check
 from walex_celery.errors import WalExError
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
-from walex_celery.operations.doctor.finding import Finding, Step, do, python, shell, sql
-from walex_celery.operations.doctor.registry import LeftOut, check
 from walex_celery.operations.doctor.services import set_parameter
 from walex_celery.postgres.slot import check_slot
 from walex_celery.telemetry.progress import human_bytes

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator
 
+from walex_celery.database.finding import Finding, do, shell
+from walex_celery.database.registry import LeftOut, check
 from walex_celery.operations.doctor.context import INSPECT_SECONDS, Context
-from walex_celery.operations.doctor.finding import Finding, do, shell
-from walex_celery.operations.doctor.registry import LeftOut, check
 
 
 @check("a worker is running, or none is needed")

@@ -20,7 +20,9 @@ from kombu.pidbox import Node
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.remote.checks import check_change
+from walex_celery.pipeline.examination import examine_once
 from walex_celery.pipeline.producer import Producer
+from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import hide_secrets
 from walex_celery.settings.changes import LIST_KEYS, REPLACE_KEYS, changed
 from walex_celery.settings.model import WalExSettings
@@ -36,6 +38,9 @@ OWN_PREFIX: Final = "walex_"
 REMOTE_LIST_KEYS: Final = LIST_KEYS - {"modules"}  # to import a module is to run code
 REMOTE_KEYS: Final = REMOTE_LIST_KEYS | {"database", "durable_slot", "failover", "on_error", "slot_name"}
 SECRET_KEYS: Final = REPLACE_KEYS - REMOTE_KEYS
+
+#: Timeout for Postgres while the caller waits for an answer.
+EXAMINE_SECONDS: Final = 2.0
 
 #: "celery control shutdown" is meant for workers: a producer obeys only if it is named.
 NAMED_ONLY: Final = frozenset({"shutdown"})
@@ -191,7 +196,17 @@ class Remote:
         now = getattr(self._walex.settings, key)
         text = (", ".join(map(str, now)) if isinstance(now, tuple) else str(now)) or "nothing"
         logger.info("asked by remote control to change %s: now %s%s", key, text, note)
-        return {"ok": f"{key} is now {text}, from the next transaction boundary on{note}"}
+        lines = [f"{key} is now {text}, from the next transaction boundary on{note}"]
+        if action == "add" and key == "subscriptions":
+            lines += self._examine()
+        return {"ok": "\n".join(map(self.scrub, lines))}
+
+    def _examine(self) -> list[str]:
+        """What the producer will log about the settings in force."""
+        settings = self._walex.settings
+        patience = min(settings.connect_timeout, EXAMINE_SECONDS)
+        wanted = settings.model_copy(update={"connect_timeout": patience})
+        return examine_once(settings, self._walex.handlers, lambda: connect(wanted.connection_settings()))
 
     # Workers' commands that monitors use.
 

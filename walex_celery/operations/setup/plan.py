@@ -11,10 +11,7 @@ from psycopg2 import errorcodes
 from psycopg2.extensions import connection as Connection
 from pydantic import SecretStr
 
-from walex_celery.errors import ConfigurationError, SetupError, WalExError
-from walex_celery.filters import Table
-from walex_celery.handlers.registry import Handler
-from walex_celery.operations.setup.changes import (
+from walex_celery.database.changes import (
     Change,
     dead_letter_changes,
     dead_letters_are_used,
@@ -23,9 +20,12 @@ from walex_celery.operations.setup.changes import (
     newly_published,
     publication_changes,
 )
-from walex_celery.operations.setup.requirements import TableRequirement, requirements_of
-from walex_celery.operations.setup.schema import Schema, read_schema, require_tables
-from walex_celery.operations.setup.statements import Statements
+from walex_celery.database.requirements import TableRequirement, requirements_of
+from walex_celery.database.schema import Schema, read_schema, require_tables
+from walex_celery.database.statements import Statements
+from walex_celery.errors import ConfigurationError, SetupError, WalExError
+from walex_celery.filters import Table
+from walex_celery.handlers.registry import Handler
 from walex_celery.postgres.errors import explain_slot_error, wal_level_error
 from walex_celery.postgres.failover import check_failover
 from walex_celery.postgres.server import inspect_server

@@ -1,17 +1,24 @@
-"""The checks, each a function of the :class:`~walex_celery.operations.doctor.context.Context`."""
+"""The checks, each a function of what it examines: a :class:`~walex_celery.database.subject.Subject`, or more."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 import psycopg2
 
+from walex_celery.database.finding import Finding
 from walex_celery.errors import WalExError
-from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.finding import Finding
 
-Examine: TypeAlias = Callable[[Context], Iterable[Finding]]
+#: Any: the catalog's checks need less of what they examine than the doctor's.
+Examine: TypeAlias = Callable[[Any], Iterable[Finding]]
+
+
+class Scrubs(Protocol):
+    """What is examined, if it can redact secrets."""
+
+    def scrub(self, text: str) -> str:
+        """*text* with secrets redacted."""
 
 
 class LeftOut(Exception):
@@ -45,7 +52,7 @@ def checks_of(module: str) -> list[Check]:
     return [made for made in CHECKS if made.examine.__module__ == module]
 
 
-def make(checks: Iterable[Check], context: Context) -> Iterator[Finding]:
+def make(checks: Iterable[Check], context: Scrubs) -> Iterator[Finding]:
     """The findings of *checks*. A check that raises is a finding too, and the others go on."""
     for made in checks:
         try:

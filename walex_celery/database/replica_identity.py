@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.finding import Finding, Severity, sql
-from walex_celery.operations.doctor.publication import publishes_old_rows
-from walex_celery.operations.doctor.registry import check
-from walex_celery.operations.setup.changes import identity_changes, not_full
+from walex_celery.database.changes import identity_changes, not_full
+from walex_celery.database.finding import Finding, Severity, sql
+from walex_celery.database.publication import publishes_old_rows
+from walex_celery.database.registry import check
+from walex_celery.database.subject import Subject
 
 
 @check("updates and deletes carry the old values that filters need")
-def old_values(context: Context) -> Iterator[Finding]:
+def old_values(subject: Subject) -> Iterator[Finding]:
     """The replica identity of each table and its partitions, compared with what handlers need."""
-    for requirement in context.requirements:
+    for requirement in subject.requirements:
         if not (requirement.by_filters or requirement.by_changes):
             continue
-        lacking = not_full(requirement, context.schema)
+        lacking = not_full(requirement, subject.schema)
         if not lacking:
             continue
         where = str(requirement.table)
@@ -32,14 +32,14 @@ def old_values(context: Context) -> Iterator[Finding]:
             + ", ".join(requirement.by_changes)
         )
         sentence = f"the replica identity of {where} is not FULL: old values are missing, {lost}"
-        changes = identity_changes(requirement, context.schema, context.statements)
+        changes = identity_changes(requirement, subject.schema, subject.statements)
         yield Finding("old_values", severity, sentence, sql(*(change.sql for change in changes)))
 
 
 @check("Postgres accepts updates and deletes of the published tables")
-def updates_accepted(context: Context) -> Iterator[Finding]:
+def updates_accepted(subject: Subject) -> Iterator[Finding]:
     """Postgres refuses updates of a published table that has no replica identity."""
-    schema = context.schema
+    schema = subject.schema
     for state in schema.tables.values():
         if state.partitioned or state.persistence != "p" or state.can_be_updated:
             continue
@@ -50,5 +50,5 @@ def updates_accepted(context: Context) -> Iterator[Finding]:
                 "error",
                 f"{state.table} has no replica identity, and publication {names[0]!r} publishes updates and deletes: "
                 "Postgres refuses its UPDATE and DELETE to everyone",
-                sql(context.statements.identity_full(state)),
+                sql(subject.statements.identity_full(state)),
             )

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 
-from walex_celery.filters import OWN_SCHEMA, Table
-from walex_celery.handlers.kinds import WITH_OLD_ROW
-from walex_celery.operations.doctor.context import Context
-from walex_celery.operations.doctor.finding import Finding, do, python, sql
-from walex_celery.operations.doctor.registry import LeftOut, check
-from walex_celery.operations.setup.changes import (
+from walex_celery.database.changes import (
     lists_tables,
     publication_changes,
     under_partitions_name,
     unpublished,
     unpublished_operations,
 )
-from walex_celery.operations.setup.schema import (
+from walex_celery.database.finding import Finding, do, python, sql
+from walex_celery.database.registry import LeftOut, check
+from walex_celery.database.schema import (
     PublicationState,
     TableState,
     missing_publications,
     missing_tables,
     similar,
 )
+from walex_celery.database.subject import Subject
+from walex_celery.filters import OWN_SCHEMA, Table
+from walex_celery.handlers.kinds import WITH_OLD_ROW
 
 
 def _names(tables: list[Table]) -> str:
@@ -30,12 +31,12 @@ def _names(tables: list[Table]) -> str:
 
 
 @check("the publication exists")
-def publication_exists(context: Context) -> Iterator[Finding]:
+def publication_exists(subject: Subject) -> Iterator[Finding]:
     """Every configured publication."""
-    schema, settings = context.schema, context.settings
+    schema, settings = subject.schema, subject.settings
     missing = missing_publications(schema, settings)
     if missing:
-        changes = publication_changes(settings, context.requirements, schema, context.statements)
+        changes = publication_changes(settings, subject.requirements, schema, subject.statements)
         yield Finding(
             "publication_exists",
             "error",
@@ -45,58 +46,70 @@ def publication_exists(context: Context) -> Iterator[Finding]:
 
 
 @check("the subscribed tables exist")
-def tables_exist(context: Context) -> Iterator[Finding]:
+def tables_exist(subject: Subject) -> Iterator[Finding]:
     """Subscriptions to tables that don't exist."""
-    for table in missing_tables(context.schema, context.settings):
+    for table in missing_tables(subject.schema, subject.settings):
         yield Finding(
             "tables_exist",
             "error",
-            f"subscriptions name {table}, but database {context.settings.database!r} has no such table"
-            f"{similar(table, context.schema)}",
+            f"subscriptions name {table}, but database {subject.settings.database!r} has no such table"
+            f"{similar(table, subject.schema)}",
             do("Create it (run your migrations), or correct subscriptions="),
         )
 
 
 @check("the subscribed tables are published")
-def tables_published(context: Context) -> Iterator[Finding]:
+def tables_published(subject: Subject) -> Iterator[Finding]:
     """Tables that subscriptions or handlers name, but no publication includes."""
-    schema, settings = context.schema, context.settings
+    schema, settings = subject.schema, subject.settings
     if missing_publications(schema, settings):
         raise LeftOut  # publication_exists has the statements for both
     unlogged = [
-        requirement.state for requirement in context.requirements if requirement.state.persistence == "u"
+        requirement.state for requirement in subject.requirements if requirement.state.persistence == "u"
     ]
     for state in unlogged:
         yield Finding(
             "tables_published",
             "error",
             f"{state.table} is UNLOGGED: its changes are not in the WAL, so they can't be published",
-            sql(context.statements.set_logged(state)),
+            sql(subject.statements.set_logged(state)),
         )
-    lacking = [state.table for state in unpublished(context.requirements, schema) if state not in unlogged]
+    lacking = [state.table for state in unpublished(subject.requirements, schema) if state not in unlogged]
     if lacking:
         yield Finding(
             "tables_published",
             "error",
             f"publication {' and '.join(settings.publication)} lacks {_names(lacking)}: their changes don't arrive",
-            sql(context.statements.add_tables(settings.publication[0], lacking)),
+            sql(subject.statements.add_tables(settings.publication[0], lacking)),
         )
-    if lists_tables(settings, schema):
-        published = sum(1 for requirement in context.requirements if schema.published_by(requirement.state))
+    published = 0
+    if settings.all_tables:
+        published = sum(1 for requirement in subject.requirements if schema.published_by(requirement.state))
+    if settings.all_tables and not published:
+        yield Finding(
+            "tables_published",
+            "warning",
+            f"subscriptions '*' match no table: publication {' and '.join(settings.publication)} has none",
+            do(
+                f"Create the tables (run your migrations) and add them: "
+                f"ALTER PUBLICATION {settings.publication[0]} ADD TABLE ..."
+            ),
+        )
+    elif lists_tables(settings, schema):
         yield Finding(
             "tables_published",
             "info",
-            f"subscriptions '*' are the {published} tables that the publication lists, of {len(context.requirements)}",
+            f"subscriptions '*' are the {published} tables that the publication lists, of {len(subject.requirements)}",
         )
 
 
 @check("everything published is subscribed")
-def published_for_nothing(context: Context) -> Iterator[Finding]:
+def published_for_nothing(subject: Subject) -> Iterator[Finding]:
     """Tables that Postgres decodes and sends, only to be dropped on arrival."""
-    schema, settings = context.schema, context.settings
+    schema, settings = subject.schema, subject.settings
     if settings.all_tables:
         raise LeftOut
-    wanted = {requirement.state.oid for requirement in context.requirements}
+    wanted = {requirement.state.oid for requirement in subject.requirements}
     for publication in schema.publications.values():
         if publication.all_tables or publication.schemas:
             others = [
@@ -118,48 +131,48 @@ def published_for_nothing(context: Context) -> Iterator[Finding]:
             continue
         for oid in publication.members:
             state = schema.by_oid.get(oid)
-            if state is not None and not _concerns(state, wanted, context):
+            if state is not None and not _concerns(state, wanted, subject):
                 yield Finding(
                     "published_for_nothing",
                     "info",
                     f"publication {publication.name!r} has {state.table}, which is not subscribed",
-                    sql(context.statements.drop_table(publication.name, state.table)),
+                    sql(subject.statements.drop_table(publication.name, state.table)),
                 )
 
 
-def _concerns(state: TableState, wanted: set[int], context: Context) -> bool:
-    partitions = {leaf.oid for leaf in context.schema.leaves(state)}
+def _concerns(state: TableState, wanted: set[int], subject: Subject) -> bool:
+    partitions = {leaf.oid for leaf in subject.schema.leaves(state)}
     return bool(wanted.intersection((state.oid, *state.ancestors, *partitions)))
 
 
 @check("the events that handlers want are published")
-def operations_published(context: Context) -> Iterator[Finding]:
+def operations_published(subject: Subject) -> Iterator[Finding]:
     """``publish =`` lacks insert, update, delete or truncate, which a handler wants."""
-    for name, operations in unpublished_operations(context.requirements, context.schema).items():
-        publication = context.schema.publications[name]
+    for name, operations in unpublished_operations(subject.requirements, subject.schema).items():
+        publication = subject.schema.publications[name]
         yield Finding(
             "operations_published",
             "error",
             f"handlers want {', '.join(sorted(operations))}, but publication {name!r} does not publish it",
-            sql(context.statements.publish(publication, operations)),
+            sql(subject.statements.publish(publication, operations)),
         )
 
 
 @check("partitions are published under subscribed names")
-def partition_names(context: Context) -> Iterator[Finding]:
+def partition_names(subject: Subject) -> Iterator[Finding]:
     """``publish_via_partition_root`` decides under which name a partition's rows are sent."""
-    schema = context.schema
-    for name, roots in under_partitions_name(context.requirements, schema).items():
+    schema = subject.schema
+    for name, roots in under_partitions_name(subject.requirements, schema).items():
         yield Finding(
             "partition_names",
             "error",
             f"publication {name!r} sends the rows of {_names(roots)} under the names of its partitions, which are not "
             "subscribed",
-            sql(context.statements.publish_via_root(name)),
+            sql(subject.statements.publish_via_root(name)),
         )
-    if context.settings.all_tables:
+    if subject.settings.all_tables:
         return
-    for requirement in context.requirements:
+    for requirement in subject.requirements:
         if requirement.state.partitioned or not requirement.state.ancestors:
             continue
         shown = list(schema.published_as(requirement.state))
@@ -175,18 +188,18 @@ def partition_names(context: Context) -> Iterator[Finding]:
 
 
 @check("column lists hide no column that filters or keys need")
-def column_lists(context: Context) -> Iterator[Finding]:
+def column_lists(subject: Subject) -> Iterator[Finding]:
     """A publication's column list (Postgres 15) may leave out a column that a filter uses, or the key."""
-    for requirement in context.requirements:
+    for requirement in subject.requirements:
         lists: set[tuple[str, ...] | None] = set()
-        for publication in context.schema.published_by(requirement.state):
+        for publication in subject.schema.published_by(requirement.state):
             member = publication.member(requirement.state)
             if member is None:
                 continue
             lists.add(None if member.columns is None else tuple(sorted(member.columns)))
             if member.columns is None:
                 continue
-            whole = context.statements.whole_table(publication.name, requirement.table)
+            whole = subject.statements.whole_table(publication.name, requirement.table)
             hidden = sorted(requirement.filter_columns - set(member.columns))
             if hidden:
                 yield Finding(
@@ -217,11 +230,39 @@ def column_lists(context: Context) -> Iterator[Finding]:
             )
 
 
+@check("the columns that filters name exist")
+def filter_columns(subject: Subject) -> Iterator[Finding]:
+    """A filter drops nothing by a column that no table of its handler has."""
+    by_table = {requirement.table: requirement.state for requirement in subject.requirements}
+    known = frozenset(column for state in by_table.values() for column in state.columns)
+    for handler in subject.handlers:
+        named = {*handler.filters.unwatched_records, *handler.filters.unwatched_fields}
+        if not named or not handler.of_tables:
+            continue
+        if handler.table is None:
+            columns, where = known, "no subscribed table has"
+        elif handler.table in by_table:
+            columns, where = frozenset(by_table[handler.table].columns), f"{handler.table} does not have"
+        else:
+            continue
+        missing = sorted(named - columns)
+        if not by_table or not missing:
+            continue
+        close = {match for name in missing for match in get_close_matches(name, columns, n=1)}
+        hint = f" (did you mean {' or '.join(sorted(close))}?)" if close else ""
+        yield Finding(
+            "filter_columns",
+            "warning",
+            f"filters of {handler.name} name {', '.join(missing)}, which {where}{hint}",
+            do(f"Correct unwatched_records= or unwatched_fields= of {handler.registration}"),
+        )
+
+
 @check("no row filter drops rows")
-def row_filters(context: Context) -> Iterator[Finding]:
+def row_filters(subject: Subject) -> Iterator[Finding]:
     """A publication's row filter (Postgres 15): rows that it drops cause no events."""
-    for requirement in context.requirements:
-        for publication in context.schema.published_by(requirement.state):
+    for requirement in subject.requirements:
+        for publication in subject.schema.published_by(requirement.state):
             member = publication.member(requirement.state)
             if member is not None and member.condition is not None:
                 yield Finding(

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Iterator
 import msgspec
 from psycopg2.extensions import connection as Connection
 
+from walex_celery.database.requirements import TableRequirement
+from walex_celery.database.schema import Schema, TableState, missing_publications
+from walex_celery.database.statements import Statements
 from walex_celery.dead_letters import TABLE, schema_sql
 from walex_celery.filters import Table
 from walex_celery.handlers.kinds import PUBLISHED
 from walex_celery.handlers.policies import may_dead_letter
 from walex_celery.handlers.registry import Handler
-from walex_celery.operations.setup.requirements import TableRequirement
-from walex_celery.operations.setup.schema import Schema, TableState, missing_publications
-from walex_celery.operations.setup.statements import Statements
 from walex_celery.settings.model import WalExSettings
 
 

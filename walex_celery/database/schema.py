@@ -1,4 +1,4 @@
-"""The tables and publications of a database, read once for ``setup`` and ``doctor``."""
+"""The tables and publications of a database, read once for ``setup``, ``doctor`` and the producer."""
 
 from __future__ import annotations
 
@@ -137,14 +137,19 @@ class Schema:
 
     def leaves(self, state: TableState) -> list[TableState]:
         """The partitions that store the rows of *state*."""
-        return [
-            other
-            for other in self.tables.values()
-            if state.oid in other.ancestors and not other.partitioned and other.persistence == "p"
-        ]
+        return self._leaves.get(state.oid, [])
+
+    @cached_property
+    def _leaves(self) -> dict[int, list[TableState]]:
+        found: dict[int, list[TableState]] = {}
+        for state in self.tables.values():
+            if state.ancestors and not state.partitioned and state.persistence == "p":
+                for oid in state.ancestors:
+                    found.setdefault(oid, []).append(state)
+        return found
 
     def published_by(self, state: TableState) -> list[PublicationState]:
-        """The publications that include *state*."""
+        """The configured publications that include *state*."""
         return [found for found in self.publications.values() if found.member(state) is not None]
 
     def published_as(self, state: TableState) -> Iterator[tuple[PublicationState, TableState]]:

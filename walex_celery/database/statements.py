@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from psycopg2 import sql
 from psycopg2.extensions import connection as Connection
 
+from walex_celery.database.schema import PublicationState, TableState
 from walex_celery.filters import Table
 from walex_celery.handlers.kinds import PUBLISHED
-from walex_celery.operations.setup.schema import PublicationState, TableState
 from walex_celery.settings.model import WalExSettings
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from walex_celery.database.schema import Schema, TableState
 from walex_celery.filters import OWN_SCHEMA, Table
 from walex_celery.handlers.kinds import DELETE, PUBLISHED, UPDATE, WITH_OLD_ROW
 from walex_celery.handlers.registry import Handler
-from walex_celery.operations.setup.schema import Schema, TableState
 from walex_celery.settings.model import WalExSettings
 
 
