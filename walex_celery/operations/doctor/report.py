@@ -7,6 +7,7 @@ from typing import Any, Final
 import msgspec
 from rich.text import Text
 
+from walex_celery.events.event import printable
 from walex_celery.operations.doctor.finding import Finding, Severity, Step, worst
 
 #: Version of what ``--json`` prints; increased when a field is removed or changes its meaning.
@@ -35,7 +36,9 @@ def render_text(name: str, findings: list[Finding], *, every: bool, encoding: st
         if finding.severity == "ok" and not every:
             continue
         lines.append(
-            Text.assemble(mark(finding.severity), " ", finding.sentence, (f"  [{finding.check}]", "dim"))
+            Text.assemble(
+                mark(finding.severity), " ", _escaped(finding.sentence), (f"  [{finding.check}]", "dim")
+            )
         )
         lines += map(_step, finding.fix)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _MARKS}
@@ -47,9 +50,14 @@ def render_text(name: str, findings: list[Finding], *, every: bool, encoding: st
     return lines
 
 
+def _escaped(text: str) -> str:
+    """*text* without escape sequences of a terminal: a table's name may hold some."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _step(step: Step) -> Text:
     return Text.assemble(
-        "    ", (f"{_HOW[step.how]:<6}", "dim"), (step.line, "bold" if step.how != "do" else "")
+        "    ", (f"{_HOW[step.how]:<6}", "dim"), (_escaped(step.line), "bold" if step.how != "do" else "")
     )
 
 
