@@ -10,6 +10,8 @@ from tests.support import Database, wait_until
 from tests.support.producers import status_of
 from tests.support.shop import collect, make_walex
 from walex_celery.filters import Table
+from walex_celery.operations.doctor import Finding
+from walex_celery.operations.doctor.report import render_text
 
 HOSTILE = "a\x1b]0;title\x07\x1b[2J[red]\u202e"
 
@@ -44,3 +46,10 @@ def test_other_commands_do_too(app: Celery, hostile: Database, arguments: tuple[
     assert "\x1b" not in output
     assert "\u202e" not in output
     assert "\\x1b" in output
+
+
+def test_a_finding_stays_one_line() -> None:
+    """Otherwise a table's name could add a finding of its own, or say that all is well."""
+    finding = Finding("tables", "error", "table 'a\n✓ all is well' is missing")
+    line = render_text("shop", [finding], every=False)[0].plain
+    assert line == "✗ table 'a\\n✓ all is well' is missing  [tables]"

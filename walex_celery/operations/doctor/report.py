@@ -37,7 +37,7 @@ def render_text(name: str, findings: list[Finding], *, every: bool, encoding: st
             continue
         lines.append(
             Text.assemble(
-                mark(finding.severity), " ", _escaped(finding.sentence), (f"  [{finding.check}]", "dim")
+                mark(finding.severity), " ", printable(finding.sentence), (f"  [{finding.check}]", "dim")
             )
         )
         lines += map(_step, finding.fix)
