@@ -7,6 +7,8 @@ import sys
 import click
 
 from walex_celery.cli.base import NAME, choose, run_reporting, walex
+from walex_celery.events.event import printable
+from walex_celery.operations.setup.changes import Change
 from walex_celery.operations.setup.plan import (
     ADMIN_URL_VARIABLE,
     Identity,
@@ -69,12 +71,12 @@ def setup_command(
                 connection, settings, application.handlers, decide=decide, role=application.settings.username
             )
             for note in found.notes:
-                click.echo(f"-- note: {note}")
+                click.echo(f"-- note: {printable(note)}")
             if not found.changes:
                 click.echo("-- nothing to do")
             elif dry_run:
                 for change in found.changes:
-                    click.echo(f"-- {change.why}\n{change.sql}")
+                    _show(change)
             else:
                 if settings.durable_slot:
                     check_wal_level(connection)
@@ -82,10 +84,16 @@ def setup_command(
                     connection,
                     settings,
                     found.changes,
-                    started=lambda change: click.echo(f"-- {change.why}\n{change.sql}"),
+                    started=_show,
                 )
                 click.echo("-- done")
         finally:
             connection.close()
 
     ctx.exit(run_reporting(work))
+
+
+def _show(change: Change) -> None:
+    # A table's name may hold a line break, which would end the comment, or escape sequences.
+    sql = "\n".join(map(printable, change.sql.split("\n")))
+    click.echo(f"-- {printable(change.why)}\n{sql}")

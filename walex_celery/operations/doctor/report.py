@@ -8,6 +8,7 @@ import msgspec
 from rich.text import Text
 
 from walex_celery.database.finding import Finding, Severity, Step, worst
+from walex_celery.events.event import printable
 
 #: Version of what ``--json`` prints; increased when a field is removed or changes its meaning.
 JSON_VERSION: Final = 1
@@ -35,7 +36,9 @@ def render_text(name: str, findings: list[Finding], *, every: bool, encoding: st
         if finding.severity == "ok" and not every:
             continue
         lines.append(
-            Text.assemble(mark(finding.severity), " ", finding.sentence, (f"  [{finding.check}]", "dim"))
+            Text.assemble(
+                mark(finding.severity), " ", printable(finding.sentence), (f"  [{finding.check}]", "dim")
+            )
         )
         lines += map(_step, finding.fix)
     counts = {severity: sum(finding.severity == severity for finding in findings) for severity in _MARKS}
@@ -47,9 +50,14 @@ def render_text(name: str, findings: list[Finding], *, every: bool, encoding: st
     return lines
 
 
+def _escaped(text: str) -> str:
+    """*text* without escape sequences of a terminal: a table's name may hold some."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _step(step: Step) -> Text:
     return Text.assemble(
-        "    ", (f"{_HOW[step.how]:<6}", "dim"), (step.line, "bold" if step.how != "do" else "")
+        "    ", (f"{_HOW[step.how]:<6}", "dim"), (_escaped(step.line), "bold" if step.how != "do" else "")
     )
 
 

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from walex_celery.events.event import printable
 from walex_celery.operations.monitor.status import SlotStatus, StatusReport
 from walex_celery.telemetry.activity import Doing
 from walex_celery.telemetry.progress import human_bytes, human_seconds
@@ -30,8 +31,22 @@ def render(report: StatusReport) -> RenderableType:
     """The whole report."""
     parts: list[RenderableType] = [_producer(producer) for producer in report.producers]
     parts.append(_slot(report.slot, report.instance))
-    parts += [Text(f"! {problem}", style="bold red") for problem in report.problems]
+    parts += [Text(f"! {printable(problem)}", style="bold red") for problem in report.problems]
     return Group(*parts)
+
+
+def _plain(text: str) -> Text:
+    """*text* as it is: names may hold escape sequences, or what Rich would take for markup."""
+    return Text(printable(text))
+
+
+def _rate(per_second: float) -> str:
+    """A rate that is not shown as zero while something comes.
+
+    >>> _rate(31_200.4), _rate(0.04), _rate(0)
+    ('31,200', '0.04', '0')
+    """
+    return f"{per_second:,.0f}" if per_second >= 10 or not per_second else f"{per_second:.2g}"
 
 
 def _grid() -> Table:
@@ -45,7 +60,7 @@ def _producer(found: ProducerStatus) -> Panel:
     colour = "green" if found.state in _GOOD else "red" if found.state in _BAD else "yellow"
     state = Text.assemble(("● ", colour), (found.state, f"bold {colour}"))
     if found.state_detail:
-        state.append(f"  {found.state_detail}")
+        state.append(f"  {printable(found.state_detail)}")
     if found.state not in ("streaming",) and found.state_seconds >= 1:
         state.append(f"  for {human_seconds(found.state_seconds)}", style="dim")
     up = (datetime.now(UTC) - found.started).total_seconds()
@@ -54,8 +69,8 @@ def _producer(found: ProducerStatus) -> Panel:
     grid.add_row("lag", _lag(found))
     grid.add_row(
         "rate",
-        f"{found.events_per_second:,.0f} events/s   {found.tasks_per_second:,.0f} tasks/s   "
-        f"{found.transactions_per_second:,.0f} transactions/s",
+        f"{_rate(found.events_per_second)} events/s   {_rate(found.tasks_per_second)} tasks/s   "
+        f"{_rate(found.transactions_per_second)} transactions/s",
     )
     grid.add_row(
         "in all", f"{found.events:,} events   {found.tasks:,} tasks   {found.transactions:,} transactions"
@@ -75,8 +90,8 @@ def _producer(found: ProducerStatus) -> Panel:
     grid.add_row(
         "dead letters", Text(f"{found.dead_letters:,}", style="bold red" if found.dead_letters else "")
     )
-    grid.add_row("reads", f"{found.server}, publication {', '.join(found.publication)}")
-    grid.add_row("subscribed", ", ".join(found.subscriptions) or "nothing")
+    grid.add_row("reads", _plain(f"{found.server}, publication {', '.join(found.publication)}"))
+    grid.add_row("subscribed", _plain(", ".join(found.subscriptions) or "nothing"))
     grid.add_row(
         "process", f"pid {found.pid}, up {human_seconds(up)}, {found.reconnects} reconnects, {found.version}"
     )
@@ -133,12 +148,12 @@ def _handlers(found: ProducerStatus) -> Table:
             for seconds in (taken.mean, taken.p50, taken.p95)
         ]
         table.add_row(
-            _in_two_lines(handler.name),
+            Text(_in_two_lines(printable(handler.name))),
             f"{handler.calls:,}",
             f"{handler.events:,}",
             *times,
             Text(f"{handler.errors:,}", style="bold red" if handler.errors else ""),
-            handler.last_error or "",
+            _plain(handler.last_error or ""),
         )
     return table
 
@@ -154,7 +169,9 @@ def _in_two_lines(name: str) -> str:
 def _tables(found: ProducerStatus) -> Table:
     table = _list("table", "type", "handled", "filtered out")
     for entry in found.tables:
-        table.add_row(entry.table or "(messages)", entry.type, f"{entry.accepted:,}", f"{entry.filtered:,}")
+        table.add_row(
+            _plain(entry.table or "(messages)"), entry.type, f"{entry.accepted:,}", f"{entry.filtered:,}"
+        )
     return table
 
 
