@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import slot_gone
 from walex_celery.postgres.failover import check_cluster, check_failover, slot_not_synchronized
 from walex_celery.postgres.parameters import SlotSettings
-from walex_celery.postgres.server import Server, check_prerequisites, inspect_server
+from walex_celery.postgres.server import Server, check_prerequisites, inspect_server, synchronous_standby
 from walex_celery.postgres.slot import Slot, check_slot, find_slot
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.postgres.timeline import Cluster
+
+logger = logging.getLogger(__name__)
 
 
 class Opened(NamedTuple):
@@ -48,6 +51,10 @@ def open_stream(settings: SlotSettings, read: Read) -> Opened:
         slot = find_slot(connection, settings)
         check_failover(server, slot, settings)
         check_prerequisites(connection, settings)
+        if wrong := synchronous_standby(connection, settings.connection):
+            logger.warning(
+                "%s\n  fix: name the standby servers there instead, and SELECT pg_reload_conf()", wrong
+            )
     finally:
         connection.close()
     stream = ReplicationStream(settings, server)
