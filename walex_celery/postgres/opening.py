@@ -11,8 +11,8 @@ from walex_celery.postgres.connection import connect
 from walex_celery.postgres.errors import slot_gone
 from walex_celery.postgres.failover import check_cluster, check_failover, slot_not_synchronized
 from walex_celery.postgres.parameters import SlotSettings
-from walex_celery.postgres.server import Server, check_prerequisites, inspect_server
-from walex_celery.postgres.slot import Slot, check_slot, find_slot
+from walex_celery.postgres.server import Server, check_prerequisites, inspect_server, synchronous_standby
+from walex_celery.postgres.slot import Slot, check_slot, find_slot, newer_publications
 from walex_celery.postgres.stream import ReplicationStream
 from walex_celery.postgres.timeline import Cluster
 
@@ -20,14 +20,6 @@ logger = logging.getLogger("walex_celery.postgres.opening")
 
 #: From this version on, the walsender skips changes from before a publication was made, without an error.
 SKIPS_SILENTLY: Final = 180000
-
-# Whatever is older than catalog_xmin was committed before what the slot still has to decode. The reverse is not
-# certain: catalog_xmin advances with a delay, and an ALTER PUBLICATION writes the row again.
-_NEWER_PUBLICATIONS: Final = """
-SELECT p.pubname FROM pg_publication p, pg_replication_slots s
-WHERE p.pubname = ANY (%s::name[]) AND s.slot_name = %s AND s.database = current_database()
-  AND age(p.xmin) <= age(s.catalog_xmin) ORDER BY 1
-"""
 
 
 class Opened(NamedTuple):
@@ -47,9 +39,7 @@ class Read(NamedTuple):
 
 
 def _warn_of_newer_publications(connection: Connection, settings: SlotSettings) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_NEWER_PUBLICATIONS, (list(settings.publications), settings.name))
-        names = ", ".join(repr(name) for (name,) in cursor.fetchall())
+    names = ", ".join(map(repr, newer_publications(connection, settings)))
     if names:
         logger.warning(
             "publication %s was made or altered after the position from which slot %s is read, or not long before: "
@@ -82,6 +72,10 @@ def open_stream(settings: SlotSettings, read: Read) -> Opened:
         check_prerequisites(connection, settings)
         if slot is not None and server.version >= SKIPS_SILENTLY:
             _warn_of_newer_publications(connection, settings)
+        if wrong := synchronous_standby(connection, settings.connection):
+            logger.warning(
+                "%s\n  fix: name the standby servers there instead, and SELECT pg_reload_conf()", wrong
+            )
     finally:
         connection.close()
     stream = ReplicationStream(settings, server)

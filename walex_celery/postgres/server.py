@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -14,6 +15,9 @@ from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
 
 #: SQL for how far the WAL is written; on a standby server, which writes none, how far it is replayed.
 WAL_LSN: Final = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END"
+
+#: In quotes, or without.
+_STANDBY_NAME: Final = re.compile(r'"((?:[^"]|"")+)"|([^\s,"]+)')
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -93,6 +97,30 @@ def may_replicate(connection: Connection, settings: ConnectionSettings) -> bool:
         " WHERE rolname = current_user",
     )
     return bool(row and row[0])
+
+
+def synchronous_standby(connection: Connection, settings: ConnectionSettings) -> str | None:
+    """What is wrong, if Postgres takes a producer with *settings* for a synchronous standby; else ``None``."""
+    row = query_row(connection, settings, "SELECT current_setting('synchronous_standby_names')")
+    assert row is not None
+    (names,) = row
+    if not _names_standby(names, settings.application_name):
+        return None
+    return (
+        f"synchronous_standby_names is {names!r}, which names the producer ({settings.application_name!r}) too: "
+        "commits wait for it as for a standby server, and a handler that commits on this server waits for ever"
+    )
+
+
+def _names_standby(setting: str, application_name: str) -> bool:
+    """Whether ``synchronous_standby_names`` (manual, section 19.6.2) has *application_name*, or ``*``.
+
+    >>> _names_standby('ANY 1 (standby1, "walex shop")', "walex shop"), _names_standby("FIRST 1 (a, b)", "walex shop")
+    (True, False)
+    """
+    listed = setting.rpartition("(")[2].partition(")")[0]
+    names = [(quoted.replace('""', '"') or plain).lower() for quoted, plain in _STANDBY_NAME.findall(listed)]
+    return "*" in names or application_name.lower() in names
 
 
 def query_row(

@@ -36,6 +36,13 @@ FROM pg_replication_slots AS slots, to_jsonb(slots) AS as_json WHERE slot_name =
 _COUNTS: Final = """
 SELECT count(*), count(*) FILTER (WHERE slot_type = 'physical' AND active) FROM pg_replication_slots
 """
+# What is older than catalog_xmin was committed before what the slot still has to decode. The reverse is not certain:
+# catalog_xmin advances with a delay, and an ALTER PUBLICATION writes the row again.
+_NEWER_PUBLICATIONS: Final = """
+SELECT coalesce(array_agg(p.pubname::text ORDER BY p.pubname), '{}') FROM pg_publication p, pg_replication_slots s
+WHERE p.pubname = ANY (%s::name[]) AND s.slot_name = %s AND s.database = current_database()
+  AND age(p.xmin) <= age(s.catalog_xmin)
+"""
 
 
 class Slot(msgspec.Struct, frozen=True):
@@ -150,6 +157,15 @@ def count_slots(connection: Connection, settings: ConnectionSettings) -> SlotCou
     row = query_row(connection, settings, _COUNTS)
     assert row is not None
     return SlotCounts(*row)
+
+
+def newer_publications(connection: Connection, settings: SlotSettings) -> list[str]:
+    """The publications that may have been made, or altered, after the position from which the slot is read."""
+    row = query_row(
+        connection, settings.connection, _NEWER_PUBLICATIONS, (list(settings.publications), settings.name)
+    )
+    assert row is not None
+    return list(row[0])
 
 
 def check_slot(slot: Slot, settings: SlotSettings) -> None:

@@ -285,3 +285,14 @@ def test_a_pooler_between(clinic: Clinic, pooler: Pooler) -> None:
     assert ids(findings) == {("replication_connection", "error")}
     assert "unsupported startup parameter: replication" in findings[0].sentence
     assert "pooler" in findings[0].fix[0].line
+
+
+def test_the_producer_would_be_a_synchronous_standby(clinic: Clinic) -> None:
+    clinic.set("synchronous_standby_names", "*")
+    try:
+        found = only(clinic.examine(), "synchronous_standby")
+    finally:
+        clinic.set("synchronous_standby_names", "")
+    assert found.severity == "warning"
+    assert "synchronous_standby_names is '*', which names the producer" in found.sentence
+    assert "synchronous_standby" not in {check for check, _ in ids(clinic.examine())}

@@ -11,6 +11,7 @@ from walex_celery.errors import WalLevelError
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.services import set_parameter
 from walex_celery.operations.setup.plan import check_wal_level
+from walex_celery.postgres import server
 
 #: Majors that the tests run against.
 OLDEST_MAJOR: Final = 14
@@ -161,6 +162,22 @@ def sender_timeout(context: Context) -> Iterator[Finding]:
             f"wal_sender_timeout is {milliseconds} ms: a short pause of the producer's host or the network breaks the "
             "connection",
             fix,
+        )
+
+
+@check("the producer is no synchronous standby")
+def synchronous_standby(context: Context) -> Iterator[Finding]:
+    """``synchronous_standby_names``: with ``*`` commits wait for the producer, and its handlers' for themselves."""
+    wrong = server.synchronous_standby(context.connection, context.settings.connection_settings())
+    if wrong is not None:
+        yield Finding(
+            "synchronous_standby",
+            "warning",
+            wrong,
+            do(
+                "Name the standby servers in synchronous_standby_names instead, as in 'ANY 1 (standby1, standby2)', "
+                "then SELECT pg_reload_conf()"
+            ),
         )
 
 
