@@ -11,6 +11,7 @@ from celery import Celery
 
 from walex_celery.broker.driver import Batch, Writer
 from walex_celery.broker.drivers import driver_of, open_link
+from walex_celery.broker.position import Position
 from walex_celery.broker.templates.destination import Destination, DestinationOf
 from walex_celery.broker.templates.keyed import KeyedTarget
 from walex_celery.broker.templates.reasons import surroundings
@@ -155,7 +156,8 @@ class Publisher:
         """Write all that was added and not confirmed; may return before the broker confirmed it.
 
         Args:
-            position: in exactly-once mode, what is stored with this batch; must grow from flush to flush.
+            position: in exactly-once mode, what is stored with this batch, a :class:`Position` with its landmark; must
+                grow from flush to flush.
 
         Returns:
             The number of this flush, for :meth:`confirm`.
@@ -215,7 +217,7 @@ class Publisher:
                 events, self._flushed_events = self._flushed_events, []
                 self._writer.publish_events(events)
 
-    def take_over(self, key: str) -> int | None:
+    def take_over(self, key: str) -> Position | None:
         """In exactly-once mode: take over the position under *key* from whoever had it, and return it.
 
         What was added or flushed here before is forgotten. From now on another publisher that had it is refused.

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from walex_celery.broker.driver import Batch
+from walex_celery.broker.position import Position
 from walex_celery.broker.redis.connection import RedisConnection
 from walex_celery.broker.redis.position_script import PositionScript
 from walex_celery.errors import Fenced
@@ -24,7 +25,7 @@ class StoredPosition:
         """Whether a position has been taken over: from then on batches are stored with theirs."""
         return self._script is not None
 
-    def take_over(self, key: str) -> int | None:
+    def take_over(self, key: str) -> Position | None:
         """Take over the position under *key* from the publisher that had it, and return it.
 
         Raises:
@@ -63,7 +64,7 @@ class StoredPosition:
     def _renew(self) -> None:
         self._known = self._open()
 
-    def _open(self) -> int | None:
+    def _open(self) -> Position | None:
         assert self._script is not None
         return self._connection.ask(self._script.open, "did not say how far it got")
 

@@ -6,6 +6,8 @@ The position is a hash in Redis or Valkey, which never expires:
     connection  of the owner, a number; what an earlier connection still has under way is refused
     holder      host and process of the owner, readable
     position    of the last batch stored
+    landmark    what that position stands at, behind the position itself: an older version stores only positions, and
+                then the landmark left from before is none of theirs
 
 A script, not ``MULTI``: it looks at the owner and at the queues before it writes, where EXEC writes what it can.
 Once a script has written, none of its commands is refused for lack of memory (redis.io, "Scripting with Lua").
@@ -19,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+from walex_celery.broker.position import Position
 from walex_celery.errors import Fenced
 
 #: An error reply of the scripts begins so.
@@ -31,7 +34,7 @@ if held[1] ~= ARGV[1] then return redis.error_reply('FENCED ' .. (held[3] or 'no
 
 _TAKE: Final = """
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'connection', ARGV[2], 'holder', ARGV[3])
-return redis.call('HGET', KEYS[1], 'position')
+return redis.call('HMGET', KEYS[1], 'position', 'landmark')
 """
 
 # A late one, of a connection that was given up, changes nothing.
@@ -39,14 +42,14 @@ _RENEW: Final = (
     _CHECK
     + """
 if tonumber(ARGV[2]) > tonumber(held[2]) then redis.call('HSET', KEYS[1], 'connection', ARGV[2]) end
-return held[4]
+return {held[4], redis.call('HGET', KEYS[1], 'landmark')}
 """
 )
 
-_RESET: Final = _CHECK + "return redis.call('HDEL', KEYS[1], 'position')"
+_RESET: Final = _CHECK + "return redis.call('HDEL', KEYS[1], 'position', 'landmark')"
 
-# KEYS: the position, the queues. ARGV: owner, connection, position; for each queue how many, and the messages; then
-# triples of other commands. unpack() takes some 8,000 values at most.
+# KEYS: the position, the queues. ARGV: owner, connection, position, landmark; for each queue how many, and the
+# messages; then triples of other commands. unpack() takes some 8,000 values at most.
 _STORE: Final = (
     _CHECK
     + """
@@ -57,7 +60,7 @@ for i = 2, #KEYS do
     return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is no list but a ' .. type)
   end
 end
-local at = 4
+local at = 5
 for i = 2, #KEYS do
   local last = at + ARGV[at]
   for first = at + 1, last, 1000 do
@@ -66,10 +69,17 @@ for i = 2, #KEYS do
   at = last + 1
 end
 for first = at, #ARGV, 3 do redis.call(ARGV[first], ARGV[first + 1], ARGV[first + 2]) end
-redis.call('HSET', KEYS[1], 'position', ARGV[3])
+redis.call('HSET', KEYS[1], 'position', ARGV[3], 'landmark', ARGV[3] .. ' ' .. ARGV[4])
 return 1
 """
 )
+
+
+def _position(stored: bytes | None, landmark: bytes | None) -> Position | None:
+    if stored is None:
+        return None
+    at, _, what = (landmark or b"").decode(errors="replace").partition(" ")
+    return Position(int(stored), what if at == stored.decode() else "")
 
 
 class PositionScript:
@@ -85,7 +95,7 @@ class PositionScript:
         self._connection = 0
         self._taken = False
 
-    def open(self, client: Any) -> int | None:
+    def open(self, client: Any) -> Position | None:
         """Take it over, or, on a later connection, renew it; return the position stored last.
 
         Raises:
@@ -103,7 +113,7 @@ class PositionScript:
                 raise fenced from error
             raise
         self._taken = True
-        return None if stored is None else int(stored)
+        return _position(*stored)
 
     def reset(self, client: Any) -> None:
         """Forget what was stored.
@@ -122,7 +132,8 @@ class PositionScript:
         self, position: int, lists: Mapping[str, Sequence[bytes]], others: Sequence[tuple[Any, Any, Any]]
     ) -> tuple[Any, ...]:
         """Return the command that pushes messages to *lists*, runs *others*, and stores *position*."""
-        arguments: list[Any] = [self._owner, self._connection, position]
+        landmark = position.landmark if isinstance(position, Position) else ""
+        arguments: list[Any] = [self._owner, self._connection, int(position), landmark]
         for messages in lists.values():
             arguments.append(len(messages))
             arguments.extend(messages)
