@@ -118,6 +118,9 @@ class ExactlyOnce(Protocol):
     def reset_position(self) -> None:
         """Forget the stored position."""
 
+    def leave(self, note: str) -> None:
+        """Store a note for whoever takes over next, who alone gets it."""
+
 
 class Driver(Protocol):
     """What the package of a driver exports."""

@@ -244,6 +244,16 @@ class Publisher:
         with self._turn:
             self._exactly_once.reset_position()
 
+    def leave(self, note: str) -> None:
+        """In exactly-once mode: store a note for the publisher that takes over next, who alone gets it.
+
+        Raises:
+            Fenced, BrokerUnavailable, PublishRefused: it is not stored.
+        """
+        assert self._exactly_once is not None
+        with self._turn:
+            self._exactly_once.leave(note)
+
     def forget(self) -> None:
         """Forget what is not confirmed; the broker may have some of it."""
         self._items, self._size_bytes, self._batches = [], 0, []

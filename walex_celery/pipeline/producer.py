@@ -22,7 +22,7 @@ from walex_celery.pipeline.run import Run
 from walex_celery.pipeline.session import Session
 from walex_celery.pipeline.snapshot import state_of, take_snapshot
 from walex_celery.pipeline.start_log import log_start, log_weaknesses, subscribed
-from walex_celery.pipeline.takeover import take_over
+from walex_celery.pipeline.takeover import leave, take_over
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
 from walex_celery.retry.loop import Retrying
@@ -107,6 +107,8 @@ class Producer:
             )
             retrying.run(partial(self._run_once, run, retrying))
             run.check_all_confirmed()
+            if self._session is not None and run.dispatcher.enqueued is not None:
+                leave(self._session.stream, run.publisher)
         finally:
             self.activity.begin(Doing.ENDED)
             unlisten()

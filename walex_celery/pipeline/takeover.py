@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from walex_celery.broker import Publisher
 from walex_celery.broker.position import Position
+from walex_celery.errors import WalExError
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.enqueued import Enqueued, EnqueuedPosition, enqueued_of
 from walex_celery.postgres.catalog import Catalog
+from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.parameters import SlotSettings
+from walex_celery.postgres.timeline import Timelines
 from walex_celery.sources.history import GONE_BACK, checksum_of
 from walex_celery.sources.protocol import ChangeStream
+from walex_celery.sources.slot import warn_if_moved
 
 logger = logging.getLogger("walex_celery.takeover")
 
@@ -23,6 +28,25 @@ def position_key(system_identifier: int, slot: str, spool: str | None) -> str:
     """
     key = f"walex:{system_identifier}:{slot}"
     return key if spool is None else f"{key}:{spool}"
+
+
+def leave(stream: ChangeStream, publisher: Publisher) -> None:
+    """Leave to the next producer how far this one acknowledged, so that it can tell whether the slot was moved.
+
+    Args:
+        stream: the last one of this producer, closed.
+        publisher: has taken over the position.
+    """
+    if stream.scope is None:
+        # Without it less is noticed next time: no reason to fail.
+        with suppress(WalExError):
+            publisher.leave(f"{stream.cluster.timelines.current} {stream.told_lsn}")
+
+
+def _told_lsn(note: str, timelines: Timelines) -> Lsn:
+    """What :func:`leave` left; 0 if nothing, or on another timeline."""
+    timeline, _, lsn = note.partition(" ")
+    return Lsn.parse(lsn) if timeline == str(timelines.current) else Lsn(0)
 
 
 def take_over(
@@ -53,6 +77,9 @@ def take_over(
     enqueued = enqueued_of(position, stored.landmark, timelines, publications)
     # A spool is of one history, and Postgres may be unreachable: it is not asked how far that goes.
     reads_slot = stream.scope is None
+    if reads_slot:
+        # Nothing has been acknowledged on this connection yet: that is where the slot stands.
+        warn_if_moved(settings.name, stream.acknowledged_lsn, _told_lsn(stored.note, timelines))
     if reads_slot and stream.created:
         why = "the slot was made again"
     elif enqueued is None:

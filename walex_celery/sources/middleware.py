@@ -149,6 +149,11 @@ class MiddlewareStream:
         """What Postgres may forget."""
         return self._stream.acknowledged_lsn
 
+    @property
+    def told_lsn(self) -> Lsn:
+        """What Postgres has been told that it may forget."""
+        return self._stream.told_lsn
+
     def start(self, done: Lsn) -> None:
         """Stream from the slot's own position: what the middleware still holds of the rest may never come through."""
         self._stream.start(Lsn(0))

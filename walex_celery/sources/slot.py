@@ -67,16 +67,8 @@ class Memory:
         # A standby server may not have replayed yet what it had before a restart.
         if slot.wal_lsn is not None and slot.wal_lsn < known and not opened.server.in_recovery:
             self.start_over(f"it has written up to {slot.wal_lsn}, and was read up to {known} before")
-        elif known and slot.confirmed_flush_lsn is not None and slot.confirmed_flush_lsn > known:
-            logger.warning(
-                "slot %s was moved, or dropped and made again, by someone else: it stands at %s, and this producer had "
-                "acknowledged %s. What was committed between the two is not read\n"
-                "  fix: unless another producer has read it, backfill what was committed there",
-                slot.name,
-                slot.confirmed_flush_lsn,
-                known,
-                extra={"lsn": str(known), "slot": slot.name},
-            )
+        else:
+            warn_if_moved(slot.name, slot.confirmed_flush_lsn, known)
 
     def start_over(self, why: str) -> None:
         """Forget everything: Postgres has gone back."""
@@ -93,6 +85,20 @@ class Memory:
             why,
             self._slot,
             extra={"slot": self._slot},
+        )
+
+
+def warn_if_moved(slot: str, confirmed: Lsn | None, known: Lsn) -> None:
+    """Warn of a gap: the slot stands at *confirmed*, beyond all that was acknowledged."""
+    if known and confirmed is not None and confirmed > known:
+        logger.warning(
+            "slot %s was moved, or dropped and made again, since it was last read: it stands at %s, and only what is "
+            "up to %s had been acknowledged. What was committed between the two is not read\n"
+            "  fix: unless another producer has read it, backfill what was committed there",
+            slot,
+            confirmed,
+            known,
+            extra={"lsn": str(known), "slot": slot},
         )
 
 
@@ -220,6 +226,11 @@ class SlotStream:
     def acknowledged_lsn(self) -> Lsn:
         """What Postgres may forget, as far as is known."""
         return max(self._stream.acknowledged_lsn, self._slot_lsn)
+
+    @property
+    def told_lsn(self) -> Lsn:
+        """Nothing beyond this has been acknowledged to Postgres."""
+        return self._memory.told_lsn
 
     def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
         """Acknowledge everything up to *lsn* to Postgres."""

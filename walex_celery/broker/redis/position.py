@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from walex_celery.broker.driver import Batch
@@ -60,6 +61,17 @@ class StoredPosition:
         self._connection.open()
         self._known = None
         self._connection.ask(self._script.reset, "did not forget how far it got")
+
+    def leave(self, note: str) -> None:
+        """Store a note for whoever takes over next; does nothing if nothing was taken over here.
+
+        Raises:
+            Fenced: another publisher has taken it over.
+            BrokerUnavailable, PublishRefused: it is not stored.
+        """
+        if self._script is not None:
+            self._connection.open()
+            self._connection.ask(partial(self._script.leave, note=note), "did not store how far it got")
 
     def _renew(self) -> None:
         self._known = self._open()

@@ -8,6 +8,7 @@ The position is a hash in Redis or Valkey, which never expires:
     position    of the last batch stored
     landmark    what that position stands at, behind the position itself: an older version stores only positions, and
                 then the landmark left from before is none of theirs
+    note        what an owner that ended in order left to the next one
 
 A script, not ``MULTI``: it looks at the owner and at the queues before it writes, where EXEC writes what it can.
 Once a script has written, none of its commands is refused for lack of memory (redis.io, "Scripting with Lua").
@@ -34,7 +35,9 @@ if held[1] ~= ARGV[1] then return redis.error_reply('FENCED ' .. (held[3] or 'no
 
 _TAKE: Final = """
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'connection', ARGV[2], 'holder', ARGV[3])
-return redis.call('HMGET', KEYS[1], 'position', 'landmark')
+local found = redis.call('HMGET', KEYS[1], 'position', 'landmark', 'note')
+redis.call('HDEL', KEYS[1], 'note')
+return found
 """
 
 # A late one, of a connection that was given up, changes nothing.
@@ -45,6 +48,8 @@ if tonumber(ARGV[2]) > tonumber(held[2]) then redis.call('HSET', KEYS[1], 'conne
 return {held[4], redis.call('HGET', KEYS[1], 'landmark')}
 """
 )
+
+_LEAVE: Final = _CHECK + "return redis.call('HSET', KEYS[1], 'note', ARGV[2])"
 
 _RESET: Final = _CHECK + "return redis.call('HDEL', KEYS[1], 'position', 'landmark')"
 
@@ -75,11 +80,13 @@ return 1
 )
 
 
-def _position(stored: bytes | None, landmark: bytes | None) -> Position | None:
+def _position(stored: bytes | None, landmark: bytes | None, note: bytes | None = None) -> Position | None:
     if stored is None:
         return None
     at, _, what = (landmark or b"").decode(errors="replace").partition(" ")
-    return Position(int(stored), what if at == stored.decode() else "")
+    return Position(
+        int(stored), what if at == stored.decode() else "", (note or b"").decode(errors="replace")
+    )
 
 
 class PositionScript:
@@ -104,14 +111,7 @@ class PositionScript:
         self._connection += 1
         holder = f"{socket.gethostname()} (process {os.getpid()})"
         script = _RENEW if self._taken else _TAKE
-        try:
-            stored = client.execute_command(
-                "EVAL", script, 1, self.key, self._owner, self._connection, holder
-            )
-        except Exception as error:
-            if (fenced := self.fenced(error)) is not None:
-                raise fenced from error
-            raise
+        stored = self._ask(client, script, self._connection, holder)
         self._taken = True
         return _position(*stored)
 
@@ -121,8 +121,19 @@ class PositionScript:
         Raises:
             Fenced: another producer has taken it over.
         """
+        self._ask(client, _RESET)
+
+    def leave(self, client: Any, note: str) -> None:
+        """Store a note for the next owner.
+
+        Raises:
+            Fenced: another producer has taken it over.
+        """
+        self._ask(client, _LEAVE, note)
+
+    def _ask(self, client: Any, script: str, *arguments: Any) -> Any:
         try:
-            client.execute_command("EVAL", _RESET, 1, self.key, self._owner)
+            return client.execute_command("EVAL", script, 1, self.key, self._owner, *arguments)
         except Exception as error:
             if (fenced := self.fenced(error)) is not None:
                 raise fenced from error

@@ -165,6 +165,11 @@ class SpoolStream:
         """Everything up to here is done."""
         return self._reader.acknowledged_lsn
 
+    @property
+    def told_lsn(self) -> Lsn:
+        """What was acknowledged to Postgres is in the spool's own position."""
+        return Lsn(0)
+
     def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
         """Free the room of what is done up to *lsn*."""
         freed_before = self._reader.consumed
