@@ -13,6 +13,7 @@ from kombu import Queue
 from tests.broker.support import ARGSREPR, VALUE, Proxy, make_app, new_id, publishing, take_all, task_ids
 from tests.support import wait_until
 from walex_celery.broker import Publisher, TaskTarget
+from walex_celery.broker.position import Position
 from walex_celery.errors import BrokerUnavailable, ConfigurationError, Fenced, PublishRefused
 from walex_celery.testing.servers import Valkey
 
@@ -66,6 +67,45 @@ def test_the_position_is_stored_with_its_tasks_and_a_lost_reply_costs_nothing(ow
         publisher.reset_position()
         assert publisher.take_over(KEY) is None
     assert task_ids(take_all(own_valkey.url(1))) == ids
+
+
+def test_a_landmark_is_stored_with_its_position(valkey: Valkey, redis_url: str) -> None:
+    """One that an older version left behind, because it stores only positions, is not taken for the next one's."""
+    number = int(urlsplit(redis_url).path[1:])
+    with publishing(make_app(redis_url), exactly_once=True) as publisher, valkey.client(number) as client:
+        function = publisher.prepare("shop.send")
+        publisher.take_over(KEY)
+        add(publisher, function, 1)
+        finish(publisher, Position(100, "a place"))
+        found = publisher.take_over(KEY)
+        assert found == 100
+        assert found.landmark == "a place"
+
+        client.hset(KEY, "position", 200)
+        found = publisher.take_over(KEY)
+        assert found == 200
+        assert found.landmark == ""
+        publisher.reset_position()
+        assert not client.hexists(KEY, "landmark")
+
+
+def test_a_note_is_left_to_the_next_one_alone(redis_url: str) -> None:
+    app = make_app(redis_url)
+    with publishing(app, exactly_once=True) as first, publishing(app, exactly_once=True) as second:
+        first.leave("nothing is held yet, so nothing is stored")
+        function = first.prepare("shop.send")
+        first.take_over(KEY)
+        add(first, function, 1)
+        finish(first, 100)
+        first.leave("so far")
+        found = second.take_over(KEY)
+        assert found is not None
+        assert found.note == "so far"
+        with pytest.raises(Fenced):
+            first.leave("further")
+        found = second.take_over(KEY)
+        assert found is not None
+        assert found.note == ""
 
 
 def test_what_an_earlier_connection_has_on_its_way_comes_too_late(own_valkey: Valkey) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from walex_celery.broker.position import Position
 from walex_celery.broker.templates.wire import Item, Template
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Writer(Encoder, ConfirmedWrites, Protocol):
 class ExactlyOnce(Protocol):
     """A broker that stores a position together with tasks, all or nothing."""
 
-    def take_over(self, key: str) -> int | None:
+    def take_over(self, key: str) -> Position | None:
         """Take over the position under *key* and return it; another publisher that had it is refused from now on."""
 
     def drop_stored(self, batches: list[Batch]) -> None:
@@ -116,6 +117,9 @@ class ExactlyOnce(Protocol):
 
     def reset_position(self) -> None:
         """Forget the stored position."""
+
+    def leave(self, note: str) -> None:
+        """Store a note for whoever takes over next, who alone gets it."""
 
 
 class Driver(Protocol):

@@ -11,6 +11,7 @@ from celery import Celery
 
 from walex_celery.broker.driver import Batch, Writer
 from walex_celery.broker.drivers import driver_of, open_link
+from walex_celery.broker.position import Position
 from walex_celery.broker.templates.destination import Destination, DestinationOf
 from walex_celery.broker.templates.keyed import KeyedTarget
 from walex_celery.broker.templates.reasons import surroundings
@@ -155,7 +156,8 @@ class Publisher:
         """Write all that was added and not confirmed; may return before the broker confirmed it.
 
         Args:
-            position: in exactly-once mode, what is stored with this batch; must grow from flush to flush.
+            position: in exactly-once mode, what is stored with this batch, a :class:`Position` with its landmark; must
+                grow from flush to flush.
 
         Returns:
             The number of this flush, for :meth:`confirm`.
@@ -215,7 +217,7 @@ class Publisher:
                 events, self._flushed_events = self._flushed_events, []
                 self._writer.publish_events(events)
 
-    def take_over(self, key: str) -> int | None:
+    def take_over(self, key: str) -> Position | None:
         """In exactly-once mode: take over the position under *key* from whoever had it, and return it.
 
         What was added or flushed here before is forgotten. From now on another publisher that had it is refused.
@@ -241,6 +243,16 @@ class Publisher:
         assert self._exactly_once is not None
         with self._turn:
             self._exactly_once.reset_position()
+
+    def leave(self, note: str) -> None:
+        """In exactly-once mode: store a note for the publisher that takes over next, who alone gets it.
+
+        Raises:
+            Fenced, BrokerUnavailable, PublishRefused: it is not stored.
+        """
+        assert self._exactly_once is not None
+        with self._turn:
+            self._exactly_once.leave(note)
 
     def forget(self) -> None:
         """Forget what is not confirmed; the broker may have some of it."""

@@ -7,8 +7,8 @@ import sys
 import click
 
 from walex_celery.cli.base import NAME, choose, run_reporting, walex
+from walex_celery.database.changes import Change
 from walex_celery.events.event import printable
-from walex_celery.operations.setup.changes import Change
 from walex_celery.operations.setup.plan import (
     ADMIN_URL_VARIABLE,
     Identity,

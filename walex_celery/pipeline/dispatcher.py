@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from celery import Celery
 
 from walex_celery.broker import Publisher, TaskTarget
+from walex_celery.broker.position import Position
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import function_digest, task_id, task_id_prefix, timeline_salt
@@ -66,9 +67,9 @@ class Dispatcher:
         #: Whose tasks are in the broker already, where that is known (``exactly_once_enqueue``).
         self.enqueued: Enqueued | None = None
 
-    def packed_position(self) -> int | None:
+    def packed_position(self) -> Position | None:
         """What is stored with the tasks dispatched so far (``exactly_once_enqueue``), or ``None``."""
-        return None if self.enqueued is None else self.enqueued.position.pack()
+        return None if self.enqueued is None else self.enqueued.packed()
 
     def follow(self, timelines: Timelines) -> None:
         """What is dispatched from now on is of this history."""

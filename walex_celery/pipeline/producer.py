@@ -22,7 +22,7 @@ from walex_celery.pipeline.run import Run
 from walex_celery.pipeline.session import Session
 from walex_celery.pipeline.snapshot import state_of, take_snapshot
 from walex_celery.pipeline.start_log import log_start, log_weaknesses, subscribed
-from walex_celery.pipeline.takeover import take_over_for
+from walex_celery.pipeline.takeover import leave, take_over
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
 from walex_celery.retry.loop import Retrying
@@ -108,6 +108,8 @@ class Producer:
             )
             retrying.run(partial(self._run_once, run, retrying))
             run.check_all_confirmed()
+            if self._session is not None and run.dispatcher.enqueued is not None:
+                leave(self._session.stream, run.publisher)
         finally:
             self.activity.begin(Doing.ENDED)
             unlisten()
@@ -239,9 +241,10 @@ class Producer:
     def _begin(self, run: Run, stream: ChangeStream) -> Session:
         """Start the stream; everything that can fail before has been looked at."""
         settings, handlers, cluster = run.settings, self._walex.handlers, stream.cluster
-        if cluster != self._read.cluster:
-            # After a failover the new primary may have other transactions at the same positions: there, the slot's
-            # own position is the only one that counts.
+        is_other = cluster != self._read.cluster or stream.starts_over
+        if is_other:
+            # After a failover the new primary may have other transactions at the same positions, and so has a server
+            # that went back to an older copy: there, the slot's own position is the only one that counts.
             run.delivery.confirmed_lsn = Lsn(0)
         run.follow(handlers, cluster)
         # Before the slot is made: without queues its changes could only pile up.
@@ -250,10 +253,12 @@ class Producer:
         session = self._session = Session(
             stream, settings, handlers, run.dispatcher, run.delivery, self.statistics, self._session
         )
+        if is_other:
+            session.forget_position()
         if settings.exactly_once_enqueue:
             # Not before the stream was started: now no other producer has the slot.
-            run.dispatcher.enqueued = take_over_for(
-                stream, settings.slot, session.catalog, run.publisher, run.delivery
+            run.dispatcher.enqueued = take_over(
+                stream, settings.slot_settings(), session.catalog, run.publisher, run.delivery
             )
         self._read = Read(settings.slot, cluster)
         return session

@@ -54,6 +54,10 @@ class Session:
         else:
             self.assembler = new_assembler(self._planner.planning, restartable=stream.is_restartable)
 
+    def forget_position(self) -> None:
+        """What was processed before this session is of another history: its positions are no measure of this one's."""
+        self.assembler.end_lsn = Lsn(0)
+
     @property
     def is_pending(self) -> bool:
         """Whether whole transactions have been processed that the broker has not confirmed."""

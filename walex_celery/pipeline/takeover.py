@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from contextlib import suppress
 
 from walex_celery.broker import Publisher
+from walex_celery.broker.position import Position
+from walex_celery.errors import WalExError
 from walex_celery.pipeline.delivery import Delivery
 from walex_celery.pipeline.enqueued import Enqueued, EnqueuedPosition, enqueued_of
 from walex_celery.postgres.catalog import Catalog
 from walex_celery.postgres.lsn import Lsn
+from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.timeline import Timelines
+from walex_celery.sources.history import GONE_BACK, checksum_of
 from walex_celery.sources.protocol import ChangeStream
+from walex_celery.sources.slot import warn_if_moved
 
 logger = logging.getLogger("walex_celery.takeover")
 
@@ -25,63 +30,65 @@ def position_key(system_identifier: int, slot: str, spool: str | None) -> str:
     return key if spool is None else f"{key}:{spool}"
 
 
-def take_over_for(
-    stream: ChangeStream, slot: str, catalog: Catalog, publisher: Publisher, delivery: Delivery
-) -> Enqueued:
-    """Take over the position of a stream that was just started; see :func:`take_over`.
+def leave(stream: ChangeStream, publisher: Publisher) -> None:
+    """Leave to the next producer how far this one acknowledged, so that it can tell whether the slot was moved.
 
     Args:
-        stream: of which no other producer reads the slot.
-        slot: its name.
-        catalog: of the database, to be asked how far its WAL goes.
-        publisher, delivery: to the broker.
+        stream: the last one of this producer, closed.
+        publisher: has taken over the position.
     """
-    key = position_key(stream.cluster.system_identifier, slot, stream.scope)
-    timelines = stream.cluster.timelines
-    if stream.scope is not None:
-        # A spool is of one history, and Postgres may be unreachable: it is not asked how far that goes.
-        return take_over(publisher, delivery.deliver, key, timelines, _no_limit)
-    return take_over(publisher, delivery.deliver, key, timelines, None if stream.created else catalog.wal_lsn)
+    if stream.scope is None:
+        # Without it less is noticed next time: no reason to fail.
+        with suppress(WalExError):
+            publisher.leave(f"{stream.cluster.timelines.current} {stream.told_lsn}")
 
 
-def _no_limit() -> Lsn:
-    return Lsn(2**64 - 1)
+def _told_lsn(note: str, timelines: Timelines) -> Lsn:
+    """What :func:`leave` left; 0 if nothing, or on another timeline."""
+    timeline, _, lsn = note.partition(" ")
+    return Lsn.parse(lsn) if timeline == str(timelines.current) else Lsn(0)
 
 
 def take_over(
-    publisher: Publisher,
-    deliver: Callable[[Callable[[], object]], object],
-    key: str,
-    timelines: Timelines,
-    wal_lsn: Callable[[], Lsn] | None,
+    stream: ChangeStream, settings: SlotSettings, catalog: Catalog, publisher: Publisher, delivery: Delivery
 ) -> Enqueued:
     """Make the position ours, so that its previous owner is refused, and return what is in the broker already.
 
     Args:
+        stream: was just started, so that no other producer reads the slot.
+        settings: of the slot.
+        catalog: of the database, to be asked how far its WAL goes.
         publisher: nothing that it has is needed any more.
-        deliver: performs a step with the broker, however long that is unreachable.
-        key: what :func:`position_key` gave.
-        timelines: the history of what follows.
-        wal_lsn: how far the server's WAL can be; ``None`` for a slot made just now, before which there is nothing.
+        delivery: performs steps with the broker, however long that is unreachable.
 
     Raises:
         PostgresUnavailable: it can't be asked where it is.
     """
-    taken: list[int | None] = []
-    deliver(lambda: taken.append(publisher.take_over(key)))
+    key = position_key(stream.cluster.system_identifier, settings.name, stream.scope)
+    timelines = stream.cluster.timelines
+    publications = checksum_of(settings.publications)
+    taken: list[Position | None] = []
+    delivery.deliver(lambda: taken.append(publisher.take_over(key)))
     stored = taken[-1]
     if stored is None:
         logger.info("exactly once: nothing is stored under %r yet", key)
-        return Enqueued(timelines)
+        return Enqueued(timelines, publications)
     position = EnqueuedPosition.unpack(stored)
-    enqueued = enqueued_of(position, timelines)
-    if wal_lsn is None:
+    enqueued = enqueued_of(position, stored.landmark, timelines, publications)
+    # A spool is of one history, and Postgres may be unreachable: it is not asked how far that goes.
+    reads_slot = stream.scope is None
+    if reads_slot:
+        # Nothing has been acknowledged on this connection yet: that is where the slot stands.
+        warn_if_moved(settings.name, stream.acknowledged_lsn, _told_lsn(stored.note, timelines))
+    if reads_slot and stream.created:
         why = "the slot was made again"
     elif enqueued is None:
         why = f"it is of timeline {position.timeline}, and Postgres is on {timelines.current}, which never was on that"
-    elif enqueued.position.lsn > wal_lsn():
-        why = "Postgres is behind it: it was restored from a copy"
+    elif stream.starts_over or (reads_slot and enqueued.position.lsn > catalog.wal_lsn()):
+        why = f"{GONE_BACK}: it was restored from a copy"
     else:
+        # Postgres may have written past it since it went back: only what stands there can tell.
+        stream.expect(stored.landmark if enqueued.position == position else "")
         logger.info(
             "exactly once: what is up to %s is in the broker, and not enqueued again", enqueued.position.lsn
         )
@@ -93,5 +100,5 @@ def take_over(
         key,
         why,
     )
-    deliver(publisher.reset_position)
-    return Enqueued(timelines)
+    delivery.deliver(publisher.reset_position)
+    return Enqueued(timelines, publications)

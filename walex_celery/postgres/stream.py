@@ -295,6 +295,12 @@ class ReplicationStream:
         """What :meth:`acknowledge` was last called with."""
         return Lsn(self._explicit)
 
+    @property
+    def told_lsn(self) -> Lsn:
+        """Nothing beyond this has been acknowledged, by psycopg2's own answers to keepalives either."""
+        answered = self._cursor.wal_end if self._last_start <= self._explicit else 0
+        return Lsn(max(self._explicit, answered))
+
     def acknowledge(self, position: int, *, now: bool) -> None:
         """Tell the server that everything up to *position* is done, and may be forgotten.
 

@@ -20,6 +20,7 @@ from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.server import Server
 from walex_celery.postgres.stream import StreamMessage
 from walex_celery.postgres.timeline import Cluster
+from walex_celery.sources.history import newest_of
 from walex_celery.sources.inbox import Inbox
 from walex_celery.sources.ledger import Ledger
 from walex_celery.sources.protocol import Pipe, Slice
@@ -139,13 +140,27 @@ class MiddlewareStream:
         return self._stream.created
 
     @property
+    def starts_over(self) -> bool:
+        """Whether Postgres has gone back."""
+        return self._stream.starts_over
+
+    @property
     def acknowledged_lsn(self) -> Lsn:
         """What Postgres may forget."""
         return self._stream.acknowledged_lsn
 
+    @property
+    def told_lsn(self) -> Lsn:
+        """What Postgres has been told that it may forget."""
+        return self._stream.told_lsn
+
     def start(self, done: Lsn) -> None:
         """Stream from the slot's own position: what the middleware still holds of the rest may never come through."""
         self._stream.start(Lsn(0))
+
+    def expect(self, landmark: str) -> None:
+        """Check for a landmark that is stored elsewhere."""
+        self._stream.expect(landmark)
 
     def begin(self, pipe: Pipe) -> None:
         """From now on what the middleware hands on goes into *pipe*."""
@@ -220,7 +235,12 @@ class MiddlewareSource:
     def open(self, settings: SlotSettings, read: Read, done: Lsn) -> MiddlewareStream:
         """Connect; nothing is streamed yet."""
         stream = self._slot.open(settings, read, done)
-        if self._ledger is None or not settings.durable or stream.cluster != self._cluster:
+        if (
+            self._ledger is None
+            or not settings.durable
+            or stream.cluster != self._cluster
+            or stream.starts_over
+        ):
             self._ledger = Ledger()
         else:
             self._ledger.reconnect()
@@ -242,6 +262,7 @@ class MiddlewareSource:
                 stored = self._middleware()(message, self._name) is STORED
             if stored:
                 ledger.store(message)
+                self._note(message)
             handed_on |= self._drain()
             if self._stopping.is_set():
                 break
@@ -256,6 +277,12 @@ class MiddlewareSource:
         assert self._ledger is not None
         self._pipe.process(message.payload)
         self._ledger.process(message)
+        self._note(message)
+
+    def _note(self, message: StreamMessage) -> None:
+        # Not what was read last: the middleware may hold much of it for long.
+        if newest_of((message.payload,)) is not None:
+            self._slot.note(message.payload)
 
     def process_async(self, message: StreamMessage) -> None:
         """Queue a message that the middleware hands on."""

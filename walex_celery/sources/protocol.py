@@ -54,9 +54,12 @@ class ChangeStream(Protocol):
         cluster: what the changes are of.
         server: what the slot was last streamed from.
         created: whether the slot was made by :meth:`start`.
+        starts_over: whether Postgres has gone back to an older copy of its files, so that what was done before says
+            nothing about what follows.
         scope: what the position stored by ``exactly_once_enqueue`` is of besides the slot: a spool's id, or ``None``.
         is_restartable: whether a transaction may begin again in the middle, because an earlier connection broke there.
         acknowledged_lsn: everything up to here may be forgotten by the source, as far as is known.
+        told_lsn: nothing beyond this has been acknowledged to Postgres, in whatever way; after :meth:`close`.
     """
 
     @property
@@ -66,17 +69,30 @@ class ChangeStream(Protocol):
     @property
     def created(self) -> bool: ...  # noqa: D102
     @property
+    def starts_over(self) -> bool: ...  # noqa: D102
+    @property
     def scope(self) -> str | None: ...  # noqa: D102
     @property
     def is_restartable(self) -> bool: ...  # noqa: D102
     @property
     def acknowledged_lsn(self) -> Lsn: ...  # noqa: D102
+    @property
+    def told_lsn(self) -> Lsn: ...  # noqa: D102
 
     def start(self, done: Lsn) -> None:
         """Begin to stream what follows *done*; makes the slot where there is none.
 
         Raises:
             SlotInUse, SlotLost, PublicationMissing, PostgresUnavailable: see :mod:`walex_celery.errors`.
+        """
+
+    def expect(self, landmark: str) -> None:
+        """Check that what was done up to a landmark is of the history that follows; after :meth:`start`.
+
+        Nothing is acknowledged before it has come. If it does not, :meth:`read` raises ReadAgain.
+
+        Args:
+            landmark: the text of a :class:`~walex_celery.sources.history.Landmark`; any other text is ignored.
         """
 
     def begin(self, pipe: Pipe) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests import messages as m
 from tests.sources.spool.support import of, transaction
-from walex_celery.sources.spool.intake import Newcomers
+from walex_celery.sources.history import Newcomers
 
 USERS = m.relation(1, "users", [("id", m.INT4)])
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from walex_celery.broker.driver import Batch
+from walex_celery.broker.position import Position
 from walex_celery.broker.redis.connection import RedisConnection
 from walex_celery.broker.redis.position_script import PositionScript
 from walex_celery.errors import Fenced
@@ -24,7 +26,7 @@ class StoredPosition:
         """Whether a position has been taken over: from then on batches are stored with theirs."""
         return self._script is not None
 
-    def take_over(self, key: str) -> int | None:
+    def take_over(self, key: str) -> Position | None:
         """Take over the position under *key* from the publisher that had it, and return it.
 
         Raises:
@@ -60,10 +62,21 @@ class StoredPosition:
         self._known = None
         self._connection.ask(self._script.reset, "did not forget how far it got")
 
+    def leave(self, note: str) -> None:
+        """Store a note for whoever takes over next; does nothing if nothing was taken over here.
+
+        Raises:
+            Fenced: another publisher has taken it over.
+            BrokerUnavailable, PublishRefused: it is not stored.
+        """
+        if self._script is not None:
+            self._connection.open()
+            self._connection.ask(partial(self._script.leave, note=note), "did not store how far it got")
+
     def _renew(self) -> None:
         self._known = self._open()
 
-    def _open(self) -> int | None:
+    def _open(self) -> Position | None:
         assert self._script is not None
         return self._connection.ask(self._script.open, "did not say how far it got")
 

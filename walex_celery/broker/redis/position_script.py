@@ -6,6 +6,9 @@ The position is a hash in Redis or Valkey, which never expires:
     connection  of the owner, a number; what an earlier connection still has under way is refused
     holder      host and process of the owner, readable
     position    of the last batch stored
+    landmark    what that position stands at, behind the position itself: an older version stores only positions, and
+                then the landmark left from before is none of theirs
+    note        what an owner that ended in order left to the next one
 
 A script, not ``MULTI``: it looks at the owner and at the queues before it writes, where EXEC writes what it can.
 Once a script has written, none of its commands is refused for lack of memory (redis.io, "Scripting with Lua").
@@ -19,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import uuid4
 
+from walex_celery.broker.position import Position
 from walex_celery.broker.redis.errors import FalseReply
 from walex_celery.errors import Fenced
 
@@ -32,7 +36,9 @@ if held[1] ~= ARGV[1] then return redis.error_reply('FENCED ' .. (held[3] or 'no
 
 _TAKE: Final = """
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'connection', ARGV[2], 'holder', ARGV[3])
-return redis.call('HGET', KEYS[1], 'position')
+local found = redis.call('HMGET', KEYS[1], 'position', 'landmark', 'note')
+redis.call('HDEL', KEYS[1], 'note')
+return found
 """
 
 # A late one, of a connection that was given up, changes nothing.
@@ -40,14 +46,16 @@ _RENEW: Final = (
     _CHECK
     + """
 if tonumber(ARGV[2]) > tonumber(held[2]) then redis.call('HSET', KEYS[1], 'connection', ARGV[2]) end
-return held[4]
+return {held[4], redis.call('HGET', KEYS[1], 'landmark')}
 """
 )
 
-_RESET: Final = _CHECK + "return redis.call('HDEL', KEYS[1], 'position')"
+_LEAVE: Final = _CHECK + "return redis.call('HSET', KEYS[1], 'note', ARGV[2])"
 
-# KEYS: the position, the queues. ARGV: owner, connection, position; for each queue how many, and the messages; then
-# triples of other commands. unpack() takes some 8,000 values at most.
+_RESET: Final = _CHECK + "return redis.call('HDEL', KEYS[1], 'position', 'landmark')"
+
+# KEYS: the position, the queues. ARGV: owner, connection, position, landmark; for each queue how many, and the
+# messages; then triples of other commands. unpack() takes some 8,000 values at most.
 _STORE: Final = (
     _CHECK
     + """
@@ -58,7 +66,7 @@ for i = 2, #KEYS do
     return redis.error_reply('WRONGTYPE ' .. KEYS[i] .. ' is no list but a ' .. type)
   end
 end
-local at = 4
+local at = 5
 for i = 2, #KEYS do
   local last = at + ARGV[at]
   for first = at + 1, last, 1000 do
@@ -67,10 +75,19 @@ for i = 2, #KEYS do
   at = last + 1
 end
 for first = at, #ARGV, 3 do redis.call(ARGV[first], ARGV[first + 1], ARGV[first + 2]) end
-redis.call('HSET', KEYS[1], 'position', ARGV[3])
+redis.call('HSET', KEYS[1], 'position', ARGV[3], 'landmark', ARGV[3] .. ' ' .. ARGV[4])
 return 1
 """
 )
+
+
+def _position(stored: bytes | None, landmark: bytes | None, note: bytes | None = None) -> Position | None:
+    if stored is None:
+        return None
+    at, _, what = (landmark or b"").decode(errors="replace").partition(" ")
+    return Position(
+        int(stored), what if at == stored.decode() else "", (note or b"").decode(errors="replace")
+    )
 
 
 class PositionScript:
@@ -86,7 +103,7 @@ class PositionScript:
         self._connection = 0
         self._taken = False
 
-    def open(self, client: Any) -> int | None:
+    def open(self, client: Any) -> Position | None:
         """Take it over, or, on a later connection, renew it; return the position stored last.
 
         Raises:
@@ -95,18 +112,15 @@ class PositionScript:
         self._connection += 1
         holder = f"{socket.gethostname()} (process {os.getpid()})"
         script = _RENEW if self._taken else _TAKE
-        try:
-            stored = client.execute_command(
-                "EVAL", script, 1, self.key, self._owner, self._connection, holder
-            )
-        except Exception as error:
-            if (fenced := self.fenced(error)) is not None:
-                raise fenced from error
-            raise
-        if stored is not None and not (isinstance(stored, bytes | str) and stored.isdigit()):
-            raise FalseReply(stored, "a number in a string")
+        stored = self._ask(client, script, self._connection, holder)
+        if not (
+            isinstance(stored, list)
+            and stored
+            and (stored[0] is None or (isinstance(stored[0], bytes | str) and stored[0].isdigit()))
+        ):
+            raise FalseReply(stored, "a number in a string, with what is known of it")
         self._taken = True
-        return None if stored is None else int(stored)
+        return _position(*stored)
 
     def reset(self, client: Any) -> None:
         """Forget what was stored.
@@ -114,21 +128,33 @@ class PositionScript:
         Raises:
             Fenced: another producer has taken it over.
         """
+        removed = self._ask(client, _RESET)
+        if type(removed) is not int or not 0 <= removed <= 2:
+            # Were it still there, the producer would drop tasks as enqueued already.
+            raise FalseReply(removed, "how many fields were deleted")
+
+    def leave(self, client: Any, note: str) -> None:
+        """Store a note for the next owner.
+
+        Raises:
+            Fenced: another producer has taken it over.
+        """
+        self._ask(client, _LEAVE, note)
+
+    def _ask(self, client: Any, script: str, *arguments: Any) -> Any:
         try:
-            removed = client.execute_command("EVAL", _RESET, 1, self.key, self._owner)
+            return client.execute_command("EVAL", script, 1, self.key, self._owner, *arguments)
         except Exception as error:
             if (fenced := self.fenced(error)) is not None:
                 raise fenced from error
             raise
-        if type(removed) is not int or removed not in (0, 1):
-            # Were it still there, the producer would drop tasks as enqueued already.
-            raise FalseReply(removed, "the integer 0 or 1")
 
     def store(
         self, position: int, lists: Mapping[str, Sequence[bytes]], others: Sequence[tuple[Any, Any, Any]]
     ) -> tuple[Any, ...]:
         """Return the command that pushes messages to *lists*, runs *others*, and stores *position*."""
-        arguments: list[Any] = [self._owner, self._connection, position]
+        landmark = position.landmark if isinstance(position, Position) else ""
+        arguments: list[Any] = [self._owner, self._connection, int(position), landmark]
         for messages in lists.values():
             arguments.append(len(messages))
             arguments.extend(messages)

@@ -10,14 +10,16 @@ from typing import Final
 
 from walex_celery.postgres import pgoutput
 from walex_celery.postgres.lsn import Lsn
-from walex_celery.postgres.opening import Read, open_stream
+from walex_celery.postgres.opening import Opened, Read, open_stream
 from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.server import Server
 from walex_celery.postgres.slot import Slot
 from walex_celery.postgres.stream import ReplicationStream, StreamMessage
 from walex_celery.postgres.timeline import Cluster
 from walex_celery.retry.loop import Retrying
+from walex_celery.sources.history import GONE_BACK, Search, checksum_of
 from walex_celery.sources.spool.bell import Bell
+from walex_celery.sources.spool.incoming import Incoming, gone_back
 from walex_celery.sources.spool.log import DiskFull, Log
 from walex_celery.telemetry.activity import Activity, Doing
 from walex_celery.telemetry.progress import human_bytes
@@ -124,14 +126,16 @@ class Intake(threading.Thread):
         """Connect and read until stopped or broken."""
         settings = self._settings
         self._activity.begin(Doing.CONNECTING)
-        stream, server, cluster, slot = open_stream(settings, self._read)
+        opened = open_stream(settings, self._read)
+        stream, server, cluster, slot = opened
         try:
             log = self._open(cluster)
             with self._activity.during(Doing.CREATING_SLOT):
                 self.created = slot is None and stream.create_slot() is not None
             self._compare(log, slot)
-            # What is in the log need not be sent again.
-            stream.start(log.end_lsn)
+            search = self._search(log, opened)
+            # What is in the log need not be sent again, unless its history is in doubt.
+            stream.start(Lsn(0) if search.landmarks else log.end_lsn)
             self._stream = stream
             self._read = Read(settings.name, cluster)
             self.cluster = cluster
@@ -139,8 +143,9 @@ class Intake(threading.Thread):
             self.server = server
             self._streaming.set()
             self._notify()
-            self._take_in(stream, log, settings)
-            self._settle(stream, log)
+            incoming = Incoming(stream, log, search)
+            self._take_in(incoming, settings)
+            incoming.settle()
         finally:
             self._streaming.clear()
             self._stream = None
@@ -153,8 +158,42 @@ class Intake(threading.Thread):
         log = self.log
         log.check_owner(cluster.system_identifier, self._settings.name)
         log.drop_open_transaction()
-        log.follow(timeline)
+        log.follow(timeline, checksum_of(self._settings.publications))
         return log
+
+    def _search(self, log: Log, opened: Opened) -> Search:
+        """Check that the server can have the history of the log; returns what its stream is to be searched for.
+
+        Raises:
+            SpoolError: Postgres has gone back to an older copy.
+        """
+        slot, landmark = opened.slot, log.landmark
+        # What describes the tables of its rows is in the log.
+        search = Search(log.end_lsn, describes=False)
+        if slot is None:
+            return search
+        comparable = landmark is not None and landmark.publications == log.publications
+        # A standby server may not have replayed yet what it had before a restart.
+        if slot.wal_lsn is not None and not opened.server.in_recovery:
+            # What was acknowledged beyond the log's end held nothing for it, and may be lost without harm.
+            known = log.end_lsn if comparable else max(log.end_lsn, log.acknowledged_lsn)
+            if slot.wal_lsn < known:
+                why = f"it has written up to {slot.wal_lsn}, and was read up to {known} before"
+                raise gone_back(log, why)
+            if slot.wal_lsn < log.acknowledged_lsn:
+                logger.warning(
+                    "%s: it has written up to %s, and %s was acknowledged. The spool ends before that, at %s, so it "
+                    "goes on",
+                    GONE_BACK,
+                    slot.wal_lsn,
+                    log.acknowledged_lsn,
+                    log.end_lsn,
+                    extra={"lsn": str(log.acknowledged_lsn), "slot": self._settings.name},
+                )
+        confirmed = slot.confirmed_flush_lsn
+        if landmark is not None and comparable and confirmed is not None and landmark.follows(confirmed):
+            search.landmarks.append(landmark)
+        return search
 
     def _compare(self, log: Log, slot: Slot | None) -> None:
         """Warn when the slot has moved on, or was made again, without this spool."""
@@ -176,42 +215,31 @@ class Intake(threading.Thread):
                     extra={"lsn": str(known), "slot": self._settings.name},
                 )
 
-    def _take_in(self, stream: ReplicationStream, log: Log, settings: SlotSettings) -> None:
-        newcomers = Newcomers(log.end_lsn)
+    def _take_in(self, incoming: Incoming, settings: SlotSettings) -> None:
+        stream, log = incoming.stream, incoming.log
         synced_at = time.monotonic()
         between = True
         while not self._stopping.is_set() and settings is self._settings:
             self._activity.begin(Doing.STREAMING)
-            messages = stream.read(
-                pending=not log.is_stored, timeout=0 if not log.is_stored else IDLE_SECONDS
-            )
+            messages, new = incoming.read(0 if not log.is_stored else IDLE_SECONDS)
             if messages:
                 between = pgoutput.completed_lsn(messages[-1].payload) is not None
-                new = newcomers.of(messages)
-                if new and not self._store(new, stream, log):
+                if new and not self._store(new, incoming):
                     return
             if not messages or stream.needs_confirmation or time.monotonic() - synced_at >= SYNC_INTERVAL:
-                self._settle(stream, log)
+                incoming.settle()
                 synced_at = time.monotonic()
             if not messages and between and log.is_stored:
                 # Promise 5: WAL that held nothing for us need not be kept.
-                self._acknowledge(stream, log, stream.wal_end)
+                incoming.acknowledge(stream.wal_end)
 
-    def _settle(self, stream: ReplicationStream, log: Log) -> None:
-        """Have what was read on the disk, then acknowledge it."""
-        self._acknowledge(stream, log, log.sync())
-
-    def _acknowledge(self, stream: ReplicationStream, log: Log, position: Lsn) -> None:
-        if position > stream.acknowledged_lsn:
-            log.acknowledge(position)
-            stream.acknowledge(position, now=True)
-
-    def _store(self, messages: list[StreamMessage], stream: ReplicationStream, log: Log) -> bool:
+    def _store(self, messages: list[StreamMessage], incoming: Incoming) -> bool:
         """Append *messages* once there is room; whether that was before :meth:`stop`.
 
         Raises:
             DiskFull: what has been stored of a transaction is in the way of its rest; it must be read again.
         """
+        log = incoming.log
         size = sum(len(message.payload) for message in messages)
         count = len(messages)
         waited = False
@@ -219,7 +247,7 @@ class Intake(threading.Thread):
             self._activity.begin(Doing.STREAMING)
             if log.size_bytes + size > self._max_bytes:
                 # What is done, and not on the disk, can't be removed.
-                self._settle(stream, log)
+                incoming.settle()
             try:
                 if log.size_bytes + size <= self._max_bytes or log.is_consumed:
                     log.append(messages[:count])
@@ -248,7 +276,7 @@ class Intake(threading.Thread):
             log.make_room()
             count = len(messages)
             # What is stored can be forgotten meanwhile.
-            self._settle(stream, log)
+            incoming.settle()
             if self._stopping.is_set():
                 return False
             self._bell.wait(ROOM_SECONDS)
@@ -268,34 +296,3 @@ class Intake(threading.Thread):
         if not self._told or now - self._told >= self._log_interval:
             self._told = now
             logger.warning("%s", what, extra={"slot": self._settings.name})
-
-
-class Newcomers:
-    """Separates what a connection sends again from what is new: a message is in the log once.
-
-    Args:
-        end_lsn: everything up to here is in the log.
-    """
-
-    def __init__(self, end_lsn: int) -> None:
-        self._end_lsn = end_lsn
-        self._found = False
-
-    def of(self, messages: list[StreamMessage]) -> list[StreamMessage]:
-        """Those of *messages* that are new; all after the first are, for Postgres sends in the order of commits."""
-        if self._found:
-            return messages
-        for index, message in enumerate(messages):
-            if self._is_new(message):
-                self._found = True
-                return messages[index:]
-        return []
-
-    def _is_new(self, message: StreamMessage) -> bool:
-        """Whether a transaction begins with *message*, or it stands outside of one, and is not in the log."""
-        final_lsn = pgoutput.started_lsn(message.payload)
-        if final_lsn is not None:
-            # The commit record begins there: it ends after what is stored if it does not begin before that.
-            return final_lsn >= self._end_lsn
-        lsn = pgoutput.standalone_lsn(message.payload)
-        return lsn is not None and lsn > self._end_lsn

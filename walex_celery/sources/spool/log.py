@@ -7,23 +7,33 @@ import logging
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from walex_celery._failpoints import failpoint
 from walex_celery.errors import SpoolError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.stream import StreamMessage
+from walex_celery.sources.history import Landmark
 from walex_celery.sources.spool.position import Position, PositionFile, Positions
 from walex_celery.sources.spool.record import Header, encode_messages, whole_part
 from walex_celery.sources.spool.recovery import Recovered, first_boundary
 from walex_celery.sources.spool.reserve import Reserve
 from walex_celery.sources.spool.segment import Segment, numbers_in, path_of
+from walex_celery.sources.spool.trail import Trail
 
 logger = logging.getLogger("walex_celery.spool.log")
 
 _NOWHERE: Final = Position(0, 0)
 #: The size of a new segment without its description of relations: its folder's entry, and blocks rounded up.
 _SEGMENT_BYTES: Final = 8192
+
+
+class _Stored(NamedTuple):
+    """What is on the disk: everything before *end*, which reaches *lsn* in the WAL, and what ends there."""
+
+    end: Position
+    lsn: Lsn
+    landmark: Landmark | None
 
 
 class DiskFull(SpoolUnavailable):
@@ -37,7 +47,7 @@ class Log:
 
     Args:
         system_identifier: of the cluster whose messages it holds.
-        timeline: of a log that is made now; see :meth:`follow`.
+        timeline, publications: of a log that is made now; see :meth:`follow`.
         slot: the name of the slot that they come from.
         segment_bytes: a segment that is this large is followed by another.
 
@@ -47,7 +57,14 @@ class Log:
     """
 
     def __init__(
-        self, folder: Path, *, system_identifier: int, timeline: int, slot: str, segment_bytes: int
+        self,
+        folder: Path,
+        *,
+        system_identifier: int,
+        timeline: int,
+        slot: str,
+        segment_bytes: int,
+        publications: int = 0,
     ) -> None:
         self.folder = folder
         self._segment_bytes = segment_bytes
@@ -59,7 +76,8 @@ class Log:
         self._positions = PositionFile(folder)
         found = self._positions.found
         try:
-            numbers = _numbers(folder, Header(system_identifier, timeline, slot, 1, 0, False, []), found)
+            first = Header(system_identifier, timeline, slot, 1, 0, False, [], publications)
+            numbers = _numbers(folder, first, found)
             found = found or Positions(_NOWHERE, _NOWHERE, 0)
             recovered = Recovered(folder, numbers, found.stored)
         except BaseException:
@@ -71,7 +89,8 @@ class Log:
         self.end = recovered.end
         #: The position in the WAL of :attr:`end`; 0 where there is none of this timeline.
         self.end_lsn = Lsn(recovered.end_lsn)
-        self._stored, self._stored_lsn = self.end, self.end_lsn
+        self._trail = recovered.trail
+        self._stored = _Stored(self.end, self.end_lsn, self.landmark)
         #: What was acknowledged last.
         self.acknowledged_lsn = Lsn(found.acknowledged_lsn)
         numbers = list(range(numbers[0], self._tail.number + 1))
@@ -107,7 +126,17 @@ class Log:
     @property
     def is_stored(self) -> bool:
         """Whether every whole transaction in it is on the disk."""
-        return self._stored == self.end
+        return self._stored.end == self.end
+
+    @property
+    def landmark(self) -> Landmark | None:
+        """What ends at :attr:`end_lsn`, if that is known."""
+        return self._trail.landmark
+
+    @property
+    def publications(self) -> int:
+        """A checksum of those that what is appended is published by."""
+        return self._tail.header.publications
 
     def check_owner(self, system_identifier: int, slot: str) -> None:
         """That it holds messages of this slot of this cluster; SpoolError if not."""
@@ -130,7 +159,7 @@ class Log:
             records.append(encode_messages(messages[whole:], None))
         try:
             if self._tail.size >= self._segment_bytes:
-                self._rotate(self._tail.header.timeline)
+                self._rotate(self._tail.header.timeline, self.publications)
             start = self._tail.size
             self._tail.write(records)
         except OSError as error:
@@ -138,6 +167,7 @@ class Log:
                 raise DiskFull(f"the disk has no room for the spool in {self.folder}") from error
             raise self._failing(error) from error
         self._described.note(messages)
+        self._trail.note(messages, whole, self.publications)
         self.in_transaction = whole < len(messages)
         with self._lock:
             self._sizes[self._tail.number] = self._tail.size
@@ -154,17 +184,17 @@ class Log:
         """
         if not self.is_stored:
             self._sync_tail()
-        return self._stored_lsn
+        return self._stored.lsn
 
     def _sync_tail(self) -> None:
-        end, end_lsn = self.end, self.end_lsn
+        stored = _Stored(self.end, self.end_lsn, self.landmark)
         try:
             self._tail.sync()
         except OSError as error:
             # The kernel may have dropped what it could not write, and says so only once.
             self._take_back()
             raise self._failing(error) from error
-        self._stored, self._stored_lsn = end, end_lsn
+        self._stored = stored
         failpoint("spool-synced")
 
     def acknowledge(self, position: int) -> None:
@@ -178,16 +208,22 @@ class Log:
         if self.in_transaction:
             self._cut(self.end)
 
-    def follow(self, timeline: int) -> None:
+    def follow(self, timeline: int, publications: int | None = None) -> None:
         """What is appended from now on is of *timeline*, whose positions may be those of other transactions.
+
+        Args:
+            timeline: of the cluster.
+            publications: a checksum of those that it is published by; ``None`` for the same as before.
 
         Raises:
             SpoolUnavailable: the disk fails.
         """
-        if timeline != self._tail.header.timeline:
+        if publications is None:
+            publications = self.publications
+        if timeline != self._tail.header.timeline or publications != self.publications:
             self.drop_open_transaction()
             try:
-                self._rotate(timeline)
+                self._rotate(timeline, publications)
             except OSError as error:
                 raise self._failing(error) from error
 
@@ -203,20 +239,21 @@ class Log:
         before = self._tail.number
         self._reserve.release()
         with suppress(OSError):
-            self._rotate(self._tail.header.timeline)
+            self._rotate(self._tail.header.timeline, self.publications)
         self._keep_reserve()
         return self._tail.number > before
 
     def _keep_reserve(self) -> None:
         self._reserve.keep(_SEGMENT_BYTES + 2 * self._tail.first)
 
-    def _rotate(self, timeline: int) -> None:
+    def _rotate(self, timeline: int, publications: int) -> None:
         """Begin a new segment."""
         before = self._tail
         # So that only the last segment can end in a torn write.
         before.truncate(before.size)
         self._sync_tail()
         same = timeline == before.header.timeline
+        trail = self._trail if same else Trail()
         header = Header(
             before.header.system_identifier,
             timeline,
@@ -225,19 +262,24 @@ class Log:
             int(self.end_lsn) if same else 0,
             self.in_transaction,
             self._described.messages(),
+            publications,
+            *trail.texts(),
         )
         self._tail = Segment.create(self.folder, header)
+        self._trail = trail
         before.close()
         with self._lock:
+            if not same:
+                self.acknowledged_lsn = Lsn(0)
             self._sizes[self._tail.number] = self._tail.size
             if not self.in_transaction:
                 self.end, self.end_lsn = Position(self._tail.number, 0), Lsn(header.end_lsn)
-                self._stored, self._stored_lsn = self.end, self.end_lsn
+                self._stored = _Stored(self.end, self.end_lsn, self.landmark)
             self._free()
 
     def _take_back(self) -> None:
         with self._lock:
-            self.end, self.end_lsn = self._stored, self._stored_lsn
+            self.end, self.end_lsn, self._trail.landmark = self._stored
             self.consumed = min(self.consumed, self.end)
             self.rewound += 1
         self._cut(self.end)
@@ -280,7 +322,7 @@ class Log:
         ):
             self.consumed = Position(self.consumed.segment + 1, 0)
         # Nor past what is on the disk: a host that loses its power would be left with the middle of a transaction.
-        kept = min(self.consumed.segment, self._stored.segment)
+        kept = min(self.consumed.segment, self._stored.end.segment)
         done = [number for number in self._sizes if number < kept]
         try:
             self._save()
@@ -298,7 +340,7 @@ class Log:
             )
 
     def _save(self) -> None:
-        self._positions.write(Positions(self.consumed, self._stored, self.acknowledged_lsn))
+        self._positions.write(Positions(self.consumed, self._stored.end, self.acknowledged_lsn))
 
     def _failing(self, error: OSError) -> SpoolUnavailable:
         return SpoolUnavailable(f"the spool in {self.folder} can't be written: {error.strerror or error}")

@@ -46,6 +46,11 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
         end_lsn: the position that the segments before it reach; 0 where there are none of this timeline.
         in_transaction: whether it begins inside a transaction.
         described: the newest Type and Relation messages of the segments before it.
+        publications: a checksum of those that its messages are published by; see ``sources/history.py``.
+        landmark: what ends at *end_lsn*, as text; empty if that is not known.
+        opened: what it begins inside of, as text.
+
+    Those after *described* are not in segments of older versions.
     """
 
     system_identifier: int
@@ -55,6 +60,9 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     end_lsn: int
     in_transaction: bool
     described: list[StreamMessage]
+    publications: int = 0
+    landmark: str = ""
+    opened: str = ""
 
 
 _header_decoder = msgspec.msgpack.Decoder(Header)

@@ -10,6 +10,7 @@ from walex_celery.postgres.pgoutput import completed_lsn
 from walex_celery.sources.spool.position import Position
 from walex_celery.sources.spool.record import DESCRIBES, WHOLE, BadRecord, Described
 from walex_celery.sources.spool.segment import Segment, damaged
+from walex_celery.sources.spool.trail import Trail
 
 
 class Recovered:
@@ -50,6 +51,7 @@ class Recovered:
         tail = self.tail
         self.end_lsn = tail.header.end_lsn
         self.described = Described(tail.header.described)
+        self.trail = Trail.of(tail.header)
         end = self._scan(stored, is_last=is_last)
         self.end = Position(tail.number, end or 0)
         if self.end < stored:
@@ -72,9 +74,12 @@ class Recovered:
         try:
             for start, record in tail.records(tail.first, tail.size):
                 at = start + record.size
+                messages = record.messages()
                 if record.flags & DESCRIBES:
-                    self.described.note(record.messages())
-                if record.flags & WHOLE:
+                    self.described.note(messages)
+                whole = len(messages) if record.flags & WHOLE else 0
+                self.trail.note(messages, whole, tail.header.publications)
+                if whole:
                     end, self.end_lsn = at, record.end_lsn
         except BadRecord as error:
             # Only the last segment may end in a torn write: those before it were on the disk before it was made.

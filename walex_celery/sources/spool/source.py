@@ -14,6 +14,7 @@ from walex_celery.postgres.opening import Read
 from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.server import Server
 from walex_celery.postgres.timeline import Cluster
+from walex_celery.sources.history import checksum_of
 from walex_celery.sources.protocol import Pipe, Slice
 from walex_celery.sources.spool.bell import Bell
 from walex_celery.sources.spool.intake import Intake
@@ -48,6 +49,7 @@ class OpenSpool:
     def __init__(self, spool: Spool, settings: SlotSettings, make_intake: Callable[..., Intake]) -> None:
         self._spool = spool
         self._slot = settings.name
+        self._publications = checksum_of(settings.publications)
         try:
             spool.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = FolderLock(spool.folder)
@@ -78,6 +80,7 @@ class OpenSpool:
                 timeline=timeline,
                 slot=self._slot,
                 segment_bytes=self._spool.segment_bytes,
+                publications=self._publications,
             )
         except OSError as error:
             raise SpoolUnavailable(
@@ -108,6 +111,8 @@ class SpoolStream:
     """One pass over the log; see :class:`~walex_celery.sources.protocol.ChangeStream`."""
 
     is_restartable: Final = False
+    #: A spool is of one history: where Postgres has gone back, it ends.
+    starts_over: Final = False
 
     def __init__(self, spool: OpenSpool, reader: Reader, cluster: Cluster, server: Server) -> None:
         self.cluster = cluster
@@ -119,6 +124,9 @@ class SpoolStream:
 
     def start(self, done: Lsn) -> None:
         """The log is read from where it is consumed, whatever *done* is."""
+
+    def expect(self, landmark: str) -> None:
+        """What is done of it is of its own history."""
 
     def begin(self, pipe: Pipe) -> None:
         """Log how much is left to process."""
@@ -156,6 +164,11 @@ class SpoolStream:
     def acknowledged_lsn(self) -> Lsn:
         """Everything up to here is done."""
         return self._reader.acknowledged_lsn
+
+    @property
+    def told_lsn(self) -> Lsn:
+        """What was acknowledged to Postgres is in the spool's own position."""
+        return Lsn(0)
 
     def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
         """Free the room of what is done up to *lsn*."""
