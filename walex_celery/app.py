@@ -22,7 +22,8 @@ from walex_celery.errors import ConfigurationError
 from walex_celery.filters import ALL_TABLES, Filters, Table
 from walex_celery.handlers.celery_modules import CeleryModules
 from walex_celery.handlers.kinds import DELETE, INSERT, MESSAGE, ON_EVENT, TRUNCATE, UPDATE
-from walex_celery.handlers.registry import Registry
+from walex_celery.handlers.misuse import is_decorated
+from walex_celery.handlers.registry import Registry, handler_of
 from walex_celery.settings.model import EventModules, WalExSettings, load_settings
 from walex_celery.settings.url import without_password
 
@@ -78,6 +79,9 @@ class WalEx:
         self._hidden: dict[str, Any] = {}
         self._lock = threading.RLock()
         self._listeners: list[Callable[[], None]] = []
+        # Handlers that a command has found wrong, and not reported yet.
+        self._refused: list[ConfigurationError] = []
+        self._modules_imported = False
         named: dict[str, WalEx] = vars(app).setdefault(_INSTANCES, {})
         name = settings.get("name") or app.main or "walex"
         if name in named:
@@ -202,14 +206,37 @@ class WalEx:
         functions: Sequence[Any],
         on_error: OnError | str | None,
     ) -> Callable[[Decorated], Decorated]:
+        caller = sys._getframe(2)
+        place = f"{name} in {caller.f_globals.get('__name__')}, line {caller.f_lineno}"
+
         def decorate(decorated: Decorated) -> Decorated:
             # A task's proxy does not have its module, and asking it would finalize the app; the caller's is the same.
             module = sys._getframe(1).f_globals.get("__name__", "__main__")
-            self.handlers.add(name, target, filters, functions, decorated, module, on_error)
-            self._notify()
+            try:
+                self.handlers.add(name, target, filters, functions, decorated, module, on_error)
+            except ConfigurationError as error:
+                self._refuse(place, name, error)
+            else:
+                self._notify()
             return decorated
 
+        try:
+            handler_of(name, target, filters, functions, on_error)
+        except ConfigurationError as error:
+            self._refuse(place, name, error)
+            # Without parentheses, the target is what was decorated.
+            return target if is_decorated(target) else _left_alone
         return decorate
+
+    def _refuse(self, place: str, name: str, error: ConfigurationError) -> None:
+        """Raise *error*, with its place; or let a command do so when it has imported all modules.
+
+        Celery would print a traceback of what the application's module raises, with the reason as its last line.
+        """
+        error = ConfigurationError(f"{place}: {str(error).removeprefix(f'{name}: ')}")
+        if self._modules_imported or not _in_walex_command():
+            raise error
+        self._refused.append(error)
 
     # Changes while the producer runs.
 
@@ -301,10 +328,15 @@ class WalEx:
             Those of ``modules``, and the event modules.
 
         Raises:
-            ConfigurationError: ``modules`` names one that does not exist.
+            ConfigurationError: ``modules`` names one that does not exist; or, in a command of ``celery walex``, a
+                decorator was used wrongly.
         """
         load_celery_modules(self.app)
-        return self._import_event_modules()
+        modules = self._import_event_modules()
+        if self._refused:
+            raise self._refused[0]
+        self._modules_imported = True
+        return modules
 
     def _import_event_modules(self) -> list[ModuleType]:
         wanted = load_settings(self._keywords, self._conf(), EventModules)
@@ -326,6 +358,17 @@ class WalEx:
             modules.celery_loads()
             self._hide_url()
             self._import_event_modules()
+
+
+def _left_alone(decorated: Decorated) -> Decorated:
+    return decorated
+
+
+def _in_walex_command() -> bool:
+    """Whether this thread runs ``celery walex``, which imports modules and reports what is wrong with them."""
+    click = sys.modules.get("click")  # only Celery's commands load it
+    context = click.get_current_context(silent=True) if click is not None else None
+    return context is not None and context.find_root().invoked_subcommand == "walex"
 
 
 def _is_spool(middleware: object) -> bool:

@@ -13,7 +13,8 @@ from celery import Celery, shared_task
 from walex_celery import ConfigurationError, Event
 from walex_celery.events.shape import Shape
 from walex_celery.filters import Table
-from walex_celery.handlers.registry import Handler, Registry, is_task, resolve_functions
+from walex_celery.handlers.misuse import is_task
+from walex_celery.handlers.registry import Handler, Registry, resolve_functions
 
 USERS = Table("public", "users")
 SHAPE = Shape({"id": "integer", "name": "text", "active": "bool", "data": "jsonb"}, {})

@@ -109,6 +109,8 @@ class Publisher:
             self._targets[key] = target
             about = {"task": target.name, "way": target.way}
             logger.info("Task %s is published by %s: %s", target.name, target.way, target.reason, extra=about)
+            if not target.is_known:
+                _warn_of_unknown(target)
         return self._targets[key]
 
     def declare(self) -> None:
@@ -314,3 +316,17 @@ class Publisher:
                     logger.debug("heartbeat failed", exc_info=True)
                 finally:
                     self._turn.release()
+
+
+def _warn_of_unknown(target: TaskTarget) -> None:
+    """Say what is lost with a task of which only the name is known."""
+    queues = ", ".join(map(repr, target.queues))
+    logger.warning(
+        "Task %s is not known to this process, only its name: its own options (queue, priority, expires, serializer "
+        "and others) are lost; it goes %sas task_routes and the defaults say\n"
+        "  fix: import its module here too (include=[...]); for a task of another code base, give its queue and "
+        "priority in task_routes",
+        target.name,
+        f"to queue {queues}, " if queues else "",
+        extra={"task": target.name},
+    )

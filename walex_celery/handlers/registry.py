@@ -9,12 +9,18 @@ from typing import Any
 
 import msgspec
 from celery import Celery, Task
-from celery.local import Proxy
 
 from walex_celery.errors import ConfigurationError
 from walex_celery.events.event import Event
 from walex_celery.filters import ALL_TABLES, Filters, Table, filters_of, table_of
 from walex_celery.handlers.kinds import DECORATORS, is_of_tables
+from walex_celery.handlers.misuse import (
+    check_filters,
+    check_no_signature,
+    check_order,
+    check_parentheses,
+    is_task,
+)
 from walex_celery.handlers.policies import OnError, on_error_of
 
 BatchHandler = Callable[[list[Event]], Any]
@@ -73,12 +79,6 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
         return type in DECORATORS[self.decorator] and (self.table is None or self.table == table)
 
 
-def is_task(candidate: object) -> bool:
-    """Whether *candidate* is a Celery task, or the proxy that ``@app.task`` gives before the app is finalized."""
-    # type(), not isinstance(): asking a proxy for its class would finalize the app while it is being defined.
-    return issubclass(type(candidate), Proxy) or isinstance(candidate, Task)
-
-
 class Registry:
     """The handlers of one application, in the order they were registered."""
 
@@ -106,27 +106,14 @@ class Registry:
         Raises:
             ConfigurationError: for a table, filter, function or policy that can't be one.
         """
-        _check_functions(decorator, functions)
-        table, prefix = _target_of(decorator, target)
-        task = is_task(decorated)
-        if not task:
+        handler = handler_of(decorator, target, filters, functions, on_error)
+        if is_task(decorated):
+            handler = msgspec.structs.replace(
+                handler, functions=(decorated, *handler.functions), module=module
+            )
+        else:
             _check_batch_handler(decorator, decorated)
-        try:
-            policy = None if on_error is None else on_error_of(on_error)
-        except ValueError as error:
-            raise ConfigurationError(f"{decorator}: on_error: {error}") from None
-        handler = Handler(
-            decorator=decorator,
-            table=table,
-            prefix=prefix,
-            filters=filters_of(filters),
-            functions=((decorated,) if task else ()) + tuple(functions),
-            batch=None if task else decorated,
-            module=module,
-            on_error=policy,
-        )
-        if not task:
-            handler = self._numbered(handler)
+            handler = self._numbered(msgspec.structs.replace(handler, batch=decorated, module=module))
         self._handlers.append(handler)
         return handler
 
@@ -138,12 +125,45 @@ class Registry:
         return handler
 
 
+def handler_of(
+    decorator: str,
+    target: Any,
+    filters: Filters | Mapping[str, Any] | None,
+    functions: Sequence[Any],
+    on_error: OnError | str | None,
+) -> Handler:
+    """The handler that a decorator's arguments ask for, which has nothing decorated yet.
+
+    Raises:
+        ConfigurationError: for a table, filter, function or policy that can't be one.
+    """
+    check_parentheses(decorator, target)
+    check_filters(decorator, filters)
+    _check_functions(decorator, functions)
+    table, prefix = _target_of(decorator, target)
+    try:
+        policy = None if on_error is None else on_error_of(on_error)
+    except ValueError as error:
+        raise ConfigurationError(f"{decorator}: on_error: {error}") from None
+    return Handler(
+        decorator=decorator,
+        table=table,
+        prefix=prefix,
+        filters=filters_of(filters),
+        functions=tuple(functions),
+        batch=None,
+        module="",
+        on_error=policy,
+    )
+
+
 def _check_functions(decorator: str, functions: Sequence[Any]) -> None:
     if isinstance(functions, str) or not isinstance(functions, Sequence):
         raise ConfigurationError(
             f"{decorator}: functions are a list of tasks or of their names, not {functions!r}"
         )
     for function in functions:
+        check_no_signature(decorator, function)
         if not (isinstance(function, str) or is_task(function)):
             raise ConfigurationError(
                 f"{decorator}: {function!r} is no Celery task, nor the name of one; put @app.task above it"
@@ -160,7 +180,8 @@ def _target_of(decorator: str, target: Any) -> tuple[Table | None, str | None]:
 
 
 def _check_batch_handler(decorator: str, decorated: Any) -> None:
-    if not callable(decorated):
+    check_no_signature(decorator, decorated)
+    if not callable(decorated) or (inspect.isclass(decorated) and issubclass(decorated, Task)):
         raise ConfigurationError(f"{decorator} decorates a function or a Celery task, not {decorated!r}")
     if (
         inspect.iscoroutinefunction(decorated)
@@ -180,8 +201,10 @@ def resolve_functions(app: Celery, handler: Handler) -> list[Any]:
     neither has is taken for a task of another code base.
 
     Raises:
-        ConfigurationError: for a name that means nothing.
+        ConfigurationError: for a name that means nothing; or its batch handler is the function of a task.
     """
+    if handler.batch is not None:
+        check_order(app, handler.batch, handler.name, handler.registration)
     return [_resolve(app, handler, function) for function in handler.functions]
 
 

@@ -21,7 +21,7 @@ from walex_celery.pipeline.handler_runner import Stopped
 from walex_celery.pipeline.run import Run
 from walex_celery.pipeline.session import Session
 from walex_celery.pipeline.snapshot import state_of, take_snapshot
-from walex_celery.pipeline.start_log import log_start, log_weaknesses, subscribed
+from walex_celery.pipeline.start_log import log_start, log_weaknesses, report_no_handlers, subscribed
 from walex_celery.pipeline.takeover import leave, take_over
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
@@ -82,6 +82,8 @@ class Producer:
         load_celery_modules(walex.app)  # before the settings, which may name what Django must be set up for
         settings = walex.settings
         walex.import_modules()
+        if not walex.handlers:
+            report_no_handlers(settings)
         register(settings.name)
         unlisten = walex.listen(control.change)
         run: Run | None = None

@@ -1,4 +1,4 @@
-"""What the log says when streaming begins: from where, to whom, and what may go wrong with it."""
+"""What the log says when the producer starts: from where it reads, to whom it sends, and what may go wrong with it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery import Celery
 
 from walex_celery._speedups import speedups
 from walex_celery.broker import TaskTarget, durability
-from walex_celery.errors import WalExError
+from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.handlers.policies import Halt, OnError
 from walex_celery.handlers.registry import Handler
 from walex_celery.postgres.lsn import Lsn
@@ -23,6 +23,26 @@ logger = logging.getLogger("walex_celery.producer")
 def subscribed(settings: WalExSettings) -> str:
     """The subscriptions, as readable text."""
     return ", ".join(map(str, settings.subscriptions)) or "nothing"
+
+
+def report_no_handlers(settings: WalExSettings) -> None:
+    """Say that there is no handler; one that is added while the producer runs comes too late for what it dropped.
+
+    Raises:
+        ConfigurationError: the slot is durable, so that something counts on it. A middleware of the user's own may be
+            all that handles the changes; a spool is not.
+    """
+    middleware = settings.message_middleware
+    fix = (
+        "\n  fix: decorate a function or a task with @walex.on_event(...), in the application's module, in a module "
+        f"that Celery loads (include=), in {settings.name}.events.<table>, or in a module listed in modules="
+    )
+    if settings.durable_slot and (middleware is None or getattr(middleware, "needs_durable_slot", False)):
+        raise ConfigurationError(
+            f"no handler is registered, and the slot {settings.slot} is durable: each change would be dropped and "
+            f"acknowledged, and would never come again{fix}"
+        )
+    logger.warning("no handler is registered: each change is dropped%s", fix)
 
 
 def log_start(

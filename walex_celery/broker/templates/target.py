@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
 from celery.local import maybe_evaluate
+from kombu import Queue
 
 from walex_celery.broker.templates import reasons, sentinels
 from walex_celery.broker.templates.destination import TASKS_OWN, Destination, checked
@@ -65,6 +66,16 @@ class TaskTarget:
     def __repr__(self) -> str:
         where = f" to {self._destination}" if any(self._destination) else ""
         return f"<TaskTarget {self.name}{where} by {self.way}: {self.reason}>"
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the application has the task; if not, only its name is known, and none of its options."""
+        return self._task is not None
+
+    @property
+    def queues(self) -> list[str]:
+        """The names of the queues that its messages go to, as far as known before the first event."""
+        return list(dict.fromkeys(item.name for item in self.declares if isinstance(item, Queue)))
 
     def to(
         self, queue: str | None = None, routing_key: str | None = None, priority: int | None = None

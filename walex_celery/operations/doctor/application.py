@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Final
 
 from walex_celery.database.finding import Finding, do, python, shell
-from walex_celery.database.registry import check
+from walex_celery.database.registry import LeftOut, check
 from walex_celery.database.requirements import unsubscribed_handlers, wants_rows
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import Table
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
 
-_NEEDED: Final = {"celery": (5, 5), "kombu": (5, 5)}
+_NEEDED: Final = {"celery": (5, 7), "kombu": (5, 7)}
 _POOLER_HOSTS: Final = ("-pooler.", "pooler.supabase.com")
 _JSON: Final = frozenset({"json", "application/json"})
 
@@ -58,11 +58,12 @@ def handlers_exist(context: Context) -> Iterator[Finding]:
         settings = context.settings
         yield Finding(
             "handlers_exist",
-            "warning",
-            "no handler is registered: changes are read and dropped",
+            "error" if settings.durable_slot else "warning",
+            "no handler is registered: "
+            + ("the producer does not start" if settings.durable_slot else "changes are read and dropped"),
             do(
-                f"Decorate a function or a task with @walex.on_event(...), in the application's module, in "
-                f"{settings.name}.events.<table>, or in a module listed in modules="
+                "Decorate a function or a task with @walex.on_event(...), in the application's module, in a module "
+                f"that Celery loads (include=), in {settings.name}.events.<table>, or in a module listed in modules="
             ),
         )
 
@@ -111,6 +112,27 @@ def functions(context: Context) -> Iterator[Finding]:
         assert context.functions is not None
     except ConfigurationError as error:
         yield finding_of("functions", "error", error)
+
+
+@check("the handlers' functions are known here")
+def functions_known(context: Context) -> Iterator[Finding]:
+    """A task that is known by its name only is sent without its own options."""
+    try:
+        found = context.functions
+    except ConfigurationError:
+        raise LeftOut from None
+    for function in found:
+        if not function.is_known:
+            yield Finding(
+                "functions_known",
+                "warning",
+                f"task {function.name} is not known to this process, only its name: its own options (queue, priority, "
+                "expires, serializer and others) are lost",
+                do(
+                    "Import its module here too (include=[...]); for a task of another code base, give its queue and "
+                    "priority in task_routes"
+                ),
+            )
 
 
 @check("workers accept JSON")

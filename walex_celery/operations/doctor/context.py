@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, Final
 
 from celery import Celery
-from kombu import Queue
 from psycopg2.extensions import connection as Connection
 
 from walex_celery.app import WalEx
@@ -163,7 +162,7 @@ class Context:
 
     def queues_of(self, function: TaskTarget) -> list[str]:
         """The names of the queues that a function's tasks go to, as far as known before the first event."""
-        return list(dict.fromkeys(item.name for item in function.declares if isinstance(item, Queue)))
+        return function.queues
 
     def connect_broker(self) -> None:
         """Connect to the broker.
