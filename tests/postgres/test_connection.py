@@ -115,3 +115,25 @@ def test_the_bytes_of_a_sql_ascii_database_come_as_they_are(
         connection.close()
     finally:
         database.server.drop_database(name)
+
+
+@CONNECTS
+def test_a_database_named_with_a_slash_and_options_in_the_url(
+    connecting: Callable[[ConnectionSettings], Any], database: Database
+) -> None:
+    name = database.server.create_database(f"{database.name}/%?")
+    # What the producer depends on is its own to set.
+    options = "-c%20work_mem%3D1234kB%20-c%20DateStyle%3DGerman%20-c%20client_encoding%3DLATIN1"
+    try:
+        url = f"{Database(database.server, name).url}?application_name=cdc&options={options}"
+        connection = connecting(settings_of(database, url=url))
+        with connection.cursor() as cursor:
+            names = ("application_name", "work_mem", "DateStyle", "client_encoding")
+            cursor.execute(
+                "SELECT "
+                + ", ".join(["current_database()", *(f"current_setting('{name}')" for name in names)])
+            )
+            assert cursor.fetchone() == (name, "cdc", "1234kB", "ISO, YMD", "UTF8")
+        connection.close()
+    finally:
+        database.server.drop_database(name)

@@ -106,7 +106,7 @@ def test_one_error_names_all_that_is_missing_or_wrong() -> None:
         ({"subscriptions": ["sales."]}, "names no table"),
         ({"port": 0}, "port: "),
         ({"port": 65536}, "port: "),
-        ({"port": "5432,x"}, "port: 'x' is no port"),
+        ({"port": "5432,x"}, "port: must be a number from 1 to 65535"),
         ({"hostname": "a,b", "port": "5432,5433,5434"}, "port: 3 ports for 2 hosts"),
         ({"failover": True}, "failover: .* set durable_slot=True"),
         ({"message_middleware": "no.such:thing"}, "message_middleware: "),
@@ -237,3 +237,12 @@ def test_a_worker_needs_only_what_tells_where_handlers_are() -> None:
     modules = load_settings({"name": "shop"}, {"walex_modules": ["shop.handlers"]}, EventModules)
 
     assert (modules.name, modules.modules) == ("shop", ("shop.handlers",))
+
+
+@pytest.mark.parametrize(
+    "given", [{"port": SECRET}, {"url": f"postgresql://db/shop?port={SECRET}", "database": None}]
+)
+def test_a_password_given_as_the_port_is_not_repeated(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="port: must be a number from 1 to 65535") as caught:
+        load(**given)
+    assert SECRET not in str(caught.value)

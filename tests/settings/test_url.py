@@ -26,6 +26,7 @@ def test_the_url_says_it_all() -> None:
     [
         ("postgres://db/shop", {"hostname": "db", "database": "shop"}),
         ("postgresql:///shop", {"database": "shop"}),
+        ("postgresql://db/sh%2Fop%3F", {"hostname": "db", "database": "sh/op?"}),
         ("postgresql://m%40e:p%2Fa%3Fs%23s%25@db/sh%20op", {
             "hostname": "db", "username": "m@e", "password": "p/a?s#s%", "database": "sh op",
         }),
@@ -58,11 +59,28 @@ def test_further_parameters_of_libpq_come_with_the_url() -> None:
     assert settings.libpq == {"channel_binding": "require", "target_session_attrs": "read-write"}
 
 
+def test_application_name_and_options_come_with_the_url() -> None:
+    settings = load(
+        database=None, url="postgresql://db/shop?application_name=cdc&options=-c%20work_mem%3D1MB"
+    )
+
+    assert settings.connection_settings().application_name == "cdc"
+    assert settings.libpq == {"application_name": "cdc", "options": "-c work_mem=1MB"}
+
+
 @pytest.mark.parametrize(
-    "parameter", ["client_encoding", "options", "replication", "sslpassword", "password"]
+    ("parameter", "reason"),
+    [
+        ("client_encoding", "values are read as UTF-8"),
+        ("replication", "the producer opens connections with and without it"),
+        ("sslpassword", "it would be shown"),
+        ("password", "set password="),
+        ("host", "set hostname="),
+        ("sslmode", "set sslmode="),
+    ],
 )
-def test_parameters_that_the_producer_depends_on_are_refused(parameter: str) -> None:
-    with pytest.raises(ConfigurationError, match=parameter) as caught:
+def test_parameters_that_the_producer_depends_on_are_refused(parameter: str, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"can't be given here: {parameter} \({reason}") as caught:
         load_settings(
             {"name": "x", "url": "postgresql://db/x", "publication": "e", "libpq": {parameter: "hunter2"}}, {}
         )
@@ -73,6 +91,7 @@ def test_parameters_that_the_producer_depends_on_are_refused(parameter: str) -> 
     ("url", "shown"),
     [
         (f"postgresql://me:{SECRET}@db:6432/shop", "postgresql://me:***@db:6432/shop"),
+        (f"postgresql://me:{SECRET}@db/sh%2Fop", "postgresql://me:***@db/sh%2Fop"),
         (
             f"postgresql://me@db/shop?password={SECRET}&target_session_attrs=any",
             "postgresql://me:***@db/shop",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 import traceback
@@ -121,6 +122,7 @@ class HandlerRunner:
         tally = self._statistics.handler(name)
         began = time.perf_counter()
         token = in_hand.set((name, events))
+        _close_old_django_connections()
         try:
             # A list of its own: what it does to that is not to be seen by the next try, nor by a dead letter.
             handler.batch(list(events))
@@ -129,6 +131,7 @@ class HandlerRunner:
             raise
         finally:
             in_hand.reset(token)
+            _close_old_django_connections()
         tally.returned(len(events), time.perf_counter() - began)
 
     def apply_policy(
@@ -250,6 +253,17 @@ class HandlerRunner:
     def _failure(self, error: Exception) -> Failure:
         secrets = () if self._settings is None else secrets_of(self._app, self._settings)
         return failure_of(error, secrets)
+
+
+def _close_old_django_connections() -> None:
+    """Close the connections of Django's ORM that broke or are too old (``CONN_MAX_AGE``), as Django does for a request.
+
+    Otherwise one that was cut once is used, and fails, for ever.
+    """
+    # Not imported: where Django is not used, it is not loaded.
+    database = sys.modules.get("django.db")
+    if database is not None and sys.modules["django.conf"].settings.configured:
+        database.close_old_connections()
 
 
 def failure_of(error: Exception, secrets: Iterable[str]) -> Failure:

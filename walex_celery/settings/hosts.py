@@ -34,7 +34,8 @@ def _check_port(text: str) -> int:
     except ValueError:
         port = 0
     if not 1 <= port <= _HIGHEST_PORT:
-        raise ValueError(f"{text.strip()[:20]!r} is no port; one is a number from 1 to {_HIGHEST_PORT}")
+        # Not repeated: what is no number may be a password that got here.
+        raise ValueError(f"must be a number from 1 to {_HIGHEST_PORT}, or several, with commas between")
     return port
 
 

@@ -7,6 +7,7 @@ line of ``.env``, else ``app.conf.walex_<name>``.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Final, TypeVar, overload
@@ -27,8 +28,11 @@ from walex_celery.filters import ALL_TABLES, OWN_SCHEMA, Table, table_of
 from walex_celery.handlers.policies import DeadLetter, Halt, Retry, on_error_of
 from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
 from walex_celery.settings.hosts import DEFAULT_PORT, check_ports, hosts_of
+from walex_celery.settings.misspelt import misspelt
 from walex_celery.settings.sources import loading_from, sources_of
 from walex_celery.settings.url import check_libpq, parse_url
+
+logger = logging.getLogger("walex_celery.settings")
 
 #: Postgres cuts longer names off (NAMEDATALEN - 1), which would make two slots one.
 MAX_NAME_BYTES: Final = 63
@@ -273,7 +277,7 @@ class WalExSettings(EventModules):
             database=self.database,
             user=self.username,
             password=self.password.get_secret_value() if self.password else None,
-            application_name=f"walex {self.name}",
+            application_name=self.libpq.get("application_name", f"walex {self.name}"),
             sslmode=self.sslmode,
             sslrootcert=self.sslrootcert,
             sslcert=self.sslcert,
@@ -321,6 +325,10 @@ def load_settings(
     Raises:
         ConfigurationError: one, naming every setting that is missing or wrong. It repeats no secret.
     """
+    if kind is WalExSettings:
+        # Before they are read: one that is missing may be one of these.
+        for warning in misspelt(kind, conf):
+            logger.warning(warning)
     with loading_from(conf):
         try:
             return kind(**{key: value for key, value in keywords.items() if value is not None})

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from walex_celery.settings.hosts import check_ports, split_hosts
 
-#: Connection parameters that are settings of their own (a password must stay one), or the producer's to choose.
-OWN_PARAMETERS: Final = frozenset(
-    {
-        "host", "port", "user", "password", "dbname", "sslmode", "sslrootcert", "sslcert", "sslkey",
-        "connect_timeout", "sslpassword", "client_encoding", "options", "replication", "application_name",
-    }
-)  # fmt: skip
+#: Connection parameters that are not given by libpq's name, each with the reason.
+OWN_PARAMETERS: Final = {
+    "host": "set hostname=",
+    "port": "set port=",
+    "user": "set username=",
+    "password": "set password=, which is never shown",
+    "dbname": "set database=",
+    **{name: f"set {name}=" for name in ("sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout")},
+    "sslpassword": "it would be shown; set sslkey= to a key without a passphrase",
+    "client_encoding": "values are read as UTF-8",
+    "replication": "the producer opens connections with and without it",
+}
 
 
 def parse_url(url: str) -> dict[str, Any]:
@@ -40,8 +45,8 @@ def _parts_of(url: str) -> dict[str, Any]:
     if "@" in parts.path + parts.query + parts.fragment:
         # A password with one of these ends the host early: the rest of it would be taken for a path, and shown.
         raise ValueError("in a user, password or database write / as %2F, ? as %3F, # as %23 and @ as %40")
-    database = unquote(parts.path.lstrip("/"))
-    if "/" in database:
+    path = parts.path.lstrip("/")
+    if "/" in path:
         raise ValueError("what follows the host must be one database name, as in postgresql://host/database")
     # As libpq has it: a plus is a plus.
     options = {key: values[-1] for key, values in parse_qs(parts.query.replace("+", "%2B")).items()}
@@ -50,7 +55,7 @@ def _parts_of(url: str) -> dict[str, Any]:
         "port": options.pop("port", None) or port,
         "username": options.pop("user", None) or (unquote(parts.username) if parts.username else None),
         "password": options.pop("password", None) or (unquote(parts.password) if parts.password else None),
-        "database": options.pop("dbname", None) or database,
+        "database": options.pop("dbname", None) or unquote(path),
     }
     own = {"sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout"}
     further = {key: value for key, value in options.items() if key not in own}
@@ -71,7 +76,7 @@ def without_password(url: str) -> str:
         return "***"
     user = f"{parts['username']}:***@" if "username" in parts else ""
     port = f":{parts['port']}" if "port" in parts else ""
-    return f"postgresql://{user}{parts.get('hostname', '')}{port}/{parts.get('database', '')}"
+    return f"postgresql://{user}{parts.get('hostname', '')}{port}/{quote(parts.get('database', ''), safe='')}"
 
 
 def check_libpq(parameters: Mapping[str, str]) -> dict[str, str]:
@@ -91,7 +96,7 @@ def _check_none_is_own(parameters: Mapping[str, str]) -> None:
     own = sorted(parameters.keys() & OWN_PARAMETERS)
     if own:
         raise ValueError(
-            f"{', '.join(own)} can't be given here: it is a setting of its own, or the producer's"
+            "can't be given here: " + "; ".join(f"{name} ({OWN_PARAMETERS[name]})" for name in own)
         )
 
 
