@@ -40,10 +40,10 @@ def leave(stream: ChangeStream, publisher: Publisher) -> None:
     if stream.scope is None:
         # Without it less is noticed next time: no reason to fail.
         with suppress(WalExError):
-            publisher.leave(f"{stream.cluster.timelines.current} {stream.told_lsn}")
+            publisher.leave(f"{stream.cluster.timelines.current} {stream.reported_lsn}")
 
 
-def _told_lsn(note: str, timelines: Timelines) -> Lsn:
+def _reported_lsn(note: str, timelines: Timelines) -> Lsn:
     """What :func:`leave` left; 0 if nothing, or on another timeline."""
     timeline, _, lsn = note.partition(" ")
     return Lsn.parse(lsn) if timeline == str(timelines.current) else Lsn(0)
@@ -79,7 +79,7 @@ def take_over(
     reads_slot = stream.scope is None
     if reads_slot:
         # Nothing has been acknowledged on this connection yet: that is where the slot stands.
-        warn_if_moved(settings.name, stream.acknowledged_lsn, _told_lsn(stored.note, timelines))
+        warn_if_moved(settings.name, stream.acknowledged_lsn, _reported_lsn(stored.note, timelines))
     if reads_slot and stream.created:
         why = "the slot was made again"
     elif enqueued is None:

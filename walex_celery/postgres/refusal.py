@@ -54,7 +54,7 @@ def examine(parameters: Mapping[str, Any], factory: Callable[..., Any] | None, s
     try:
         set_verbosity = ctypes.CDLL(psycopg2._psycopg.__file__).PQsetErrorVerbosity
     except (AttributeError, OSError):
-        return Refusal(None, True)  # a psycopg2 that hides its libpq: nothing can be told
+        return Refusal(None, True)  # a psycopg2 that hides its libpq: nothing is known
     set_verbosity.argtypes = [ctypes.c_void_p, ctypes.c_int]
     # Which of several servers is the primary passes; the refusal of any of them does not.
     asked = {name: value for name, value in parameters.items() if name != "target_session_attrs"}

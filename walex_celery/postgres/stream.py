@@ -296,7 +296,7 @@ class ReplicationStream:
         return Lsn(self._explicit)
 
     @property
-    def told_lsn(self) -> Lsn:
+    def reported_lsn(self) -> Lsn:
         """Nothing beyond this has been acknowledged, by psycopg2's own answers to keepalives either."""
         answered = self._cursor.wal_end if self._last_start <= self._explicit else 0
         return Lsn(max(self._explicit, answered))

@@ -150,9 +150,9 @@ class MiddlewareStream:
         return self._stream.acknowledged_lsn
 
     @property
-    def told_lsn(self) -> Lsn:
-        """What Postgres has been told that it may forget."""
-        return self._stream.told_lsn
+    def reported_lsn(self) -> Lsn:
+        """Up to where Postgres may forget."""
+        return self._stream.reported_lsn
 
     def start(self, done: Lsn) -> None:
         """Stream from the slot's own position: what the middleware still holds of the rest may never come through."""

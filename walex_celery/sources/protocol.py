@@ -59,7 +59,7 @@ class ChangeStream(Protocol):
         scope: what the position stored by ``exactly_once_enqueue`` is of besides the slot: a spool's id, or ``None``.
         is_restartable: whether a transaction may begin again in the middle, because an earlier connection broke there.
         acknowledged_lsn: everything up to here may be forgotten by the source, as far as is known.
-        told_lsn: nothing beyond this has been acknowledged to Postgres, in whatever way; after :meth:`close`.
+        reported_lsn: nothing beyond this has been acknowledged to Postgres, in whatever way; after :meth:`close`.
     """
 
     @property
@@ -77,7 +77,7 @@ class ChangeStream(Protocol):
     @property
     def acknowledged_lsn(self) -> Lsn: ...  # noqa: D102
     @property
-    def told_lsn(self) -> Lsn: ...  # noqa: D102
+    def reported_lsn(self) -> Lsn: ...  # noqa: D102
 
     def start(self, done: Lsn) -> None:
         """Begin to stream what follows *done*; makes the slot where there is none.

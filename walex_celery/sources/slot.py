@@ -27,7 +27,7 @@ class Memory:
 
     Attributes:
         newest: what was read last that can be a :class:`~walex_celery.sources.history.Landmark`.
-        told_lsn: Postgres has not been told that it may forget anything beyond this.
+        reported_lsn: nothing beyond this has been acknowledged to Postgres.
         starts_over: whether Postgres has gone back, so that nothing else here counts.
     """
 
@@ -35,7 +35,7 @@ class Memory:
         self._slot = slot
         self._publications = 0
         self.newest: bytes | None = None
-        self.told_lsn = Lsn(0)
+        self.reported_lsn = Lsn(0)
         self.starts_over = False
 
     def read_on(self, publications: int) -> None:
@@ -61,7 +61,7 @@ class Memory:
             opened: the connection to it.
             done: everything up to here is done, of what was read before.
         """
-        slot, known = opened.slot, max(done, self.told_lsn)
+        slot, known = opened.slot, max(done, self.reported_lsn)
         if slot is None or self.starts_over:
             return
         # A standby server may not have replayed yet what it had before a restart.
@@ -73,7 +73,7 @@ class Memory:
     def start_over(self, why: str) -> None:
         """Forget everything: Postgres has gone back."""
         self.newest = None
-        self.told_lsn = Lsn(0)
+        self.reported_lsn = Lsn(0)
         self.starts_over = True
         logger.warning(
             "%s: %s. Positions that were passed before belong to other transactions now, so slot %s is read from its "
@@ -228,9 +228,9 @@ class SlotStream:
         return max(self._stream.acknowledged_lsn, self._slot_lsn)
 
     @property
-    def told_lsn(self) -> Lsn:
+    def reported_lsn(self) -> Lsn:
         """Nothing beyond this has been acknowledged to Postgres."""
-        return self._memory.told_lsn
+        return self._memory.reported_lsn
 
     def acknowledge(self, lsn: Lsn, *, now: bool) -> None:
         """Acknowledge everything up to *lsn* to Postgres."""
@@ -246,7 +246,7 @@ class SlotStream:
         """End the connection; a temporary slot goes with it."""
         self._streaming.clear()
         if not self._memory.starts_over:
-            self._memory.told_lsn = max(self._memory.told_lsn, self._stream.told_lsn)
+            self._memory.reported_lsn = max(self._memory.reported_lsn, self._stream.reported_lsn)
         self._stream.close()
 
 

@@ -166,7 +166,7 @@ class SpoolStream:
         return self._reader.acknowledged_lsn
 
     @property
-    def told_lsn(self) -> Lsn:
+    def reported_lsn(self) -> Lsn:
         """What was acknowledged to Postgres is in the spool's own position."""
         return Lsn(0)
 
