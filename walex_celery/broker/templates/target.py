@@ -212,8 +212,21 @@ class TaskTarget:
         return {**(self.sent_event or {}), "uuid": task_id, "root_id": task_id, "args": argsrepr}
 
     def run(self, task_id: str, value: bytes) -> None:
-        """Run the task in this process (``task_always_eager``)."""
+        """Run the task in this process (``task_always_eager``).
+
+        Raises:
+            ConfigurationError: it failed, and ``task_eager_propagates`` lets its error out.
+        """
         from walex_celery.events.event import Event
 
         event = Event.from_json(value)
-        self._task.apply_async((event,), {}, task_id=task_id, producer=self._sender.producer)
+        try:
+            self._task.apply_async((event,), {}, task_id=task_id, producer=self._sender.producer)
+        except Exception as error:
+            raise ConfigurationError(
+                f"task {self.name} failed in the producer (task_always_eager), and task_eager_propagates lets its "
+                f"error end the producer: {type(error).__name__}: {error}\n"
+                "  acknowledged: nothing of its transaction: it comes again at the next start\n"
+                "  fix: app.conf.task_always_eager = False, so that workers run it; or "
+                "app.conf.task_eager_propagates = False"
+            ) from error
