@@ -15,6 +15,7 @@ from celery import Celery, Task, signals
 from celery.backends.base import DisabledBackend
 from kombu import Exchange, Queue
 from kombu.serialization import register, unregister
+from kombu.utils import json as kombu_json
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all
 from tests.support import wait_until
@@ -121,7 +122,7 @@ REDIS_CASES: dict[str, Case] = {
 def _other_serializer() -> Any:
     """A serializer that is not kombu's: other separators, text as it is."""
     dumps: Callable[..., str] = lambda data: json.dumps(data, separators=(",", ":"), ensure_ascii=False)  # noqa: E731
-    register("walex-test-json", dumps, json.loads, "application/x-walex-test-json", "utf-8")
+    register("walex-test-json", dumps, kombu_json.loads, "application/x-walex-test-json", "utf-8")
     yield
     unregister("walex-test-json")
 

@@ -11,6 +11,7 @@ from typing import Any
 from celery import Celery
 from celery.app.task import Task
 from celery.result import denied_join_result
+from kombu.serialization import dumps, loads
 
 from walex_celery.broker.templates import sentinels
 from walex_celery.broker.templates.body import wire_argument
@@ -19,6 +20,8 @@ from walex_celery.broker.templates.destination import Destination
 from walex_celery.broker.templates.replay import Replay
 from walex_celery.broker.templates.signalled import muted_signals
 from walex_celery.errors import ConfigurationError
+from walex_celery.events.event import Event
+from walex_celery.events.wire import WIRE_TYPE
 
 logger = logging.getLogger("walex_celery.broker.function")
 
@@ -43,6 +46,8 @@ class Sender:
         self._options = destination.options()
         self._sends_events = bool(app.conf.task_send_sent_event)
         self._replay: Replay | None = None
+        #: Content types and serializers of which a worker gets an event.
+        self._proved: set[tuple[str, str | None]] = set()
         #: Any: the stubs' producer has a connection.
         self.producer: Any = CollectingProducer()
 
@@ -132,4 +137,33 @@ class Sender:
                     f"Task {self._name!r} is serialized with pickle, which is never used for events. "
                     "Set serializer='json' on the task, or task_serializer = 'json'."
                 )
+            if (made := (message.content_type, message.serializer)) not in self._proved:
+                self._check_event(message)
+                self._proved.add(made)
         return messages
+
+    def _check_event(self, message: Message) -> None:
+        """Check that a worker gets an event of *message*.
+
+        Kombu's JSON makes one of its tagged form. Other serializers leave it a dict, and so may another JSON library
+        that was registered in the place of kombu's.
+        """
+        body = message.raw_body
+        argument = _first_argument(body)
+        if not (isinstance(argument, dict) and argument.get("__type__") == WIRE_TYPE):
+            return  # the task's own apply_async sends something else
+        content_type, encoding, made = dumps(body, serializer=message.serializer)
+        received = _first_argument(loads(made, content_type, encoding, accept={content_type}))
+        if not isinstance(received, Event):
+            raise ConfigurationError(
+                f"Task {self._name!r} is serialized with {message.serializer or content_type}, of which a worker makes "
+                f"a {type(received).__name__} instead of an Event\n"
+                "  fix: set serializer='json' on the task, or task_serializer = 'json'; workers must have 'json' in "
+                "accept_content"
+            )
+
+
+def _first_argument(body: Any) -> Any:
+    """The first positional argument in the body of a task's message, of protocol 1 or 2; ``None`` without one."""
+    arguments = body.get("args") if isinstance(body, dict) else body[0]
+    return arguments[0] if arguments else None
