@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from psycopg2.extensions import connection as Connection
+if TYPE_CHECKING:
+    # Workers make these structs too, and have no psycopg2.
+    from psycopg2.extensions import connection as Connection
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -233,3 +233,10 @@ def test_an_event_module_that_fails(
     found = only(examine(walex, "celery -A shop"), "modules")
     assert found.severity == "error"
     assert "ZeroDivisionError: division by zero" in found.sentence
+
+
+def test_a_task_known_by_its_name_only(walex: WalEx) -> None:
+    walex.on_insert("users", functions=["other.code.welcome"])(ignore)
+    findings = [finding for finding in look(walex) if finding.check == "functions_known"]
+    assert ids(findings) == {("functions_known", "warning")}
+    assert "task other.code.welcome is not known to this process" in findings[0].sentence
