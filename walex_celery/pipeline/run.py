@@ -100,6 +100,7 @@ class Run:
             control.stopping,
             position=self.dispatcher.packed_position,
         )
+        self.publisher.deliver = self.delivery.deliver
         self.progress = Progress(settings.log_interval)
         self.meter = Meter(
             lambda: walex.settings.slot_settings(),  # noqa: PLW0108 - the settings are replaced
