@@ -340,6 +340,7 @@ def test_no_repr_has_a_password_in_it(role_url: str, locked_valkey: Valkey, data
         app, name="other", url=role_url.replace("127.0.0.1", "127.0.0.2"), connect_timeout=1, reconnect_timeout=0.1,
         **options,
     )  # fmt: skip
+    unreachable.on_event("items")(changed)
     with pytest.raises(Exception, match="can't connect") as caught:
         Producer(unreachable).run()
     assert_secret("".join(traceback.format_exception(caught.value)), "an error")

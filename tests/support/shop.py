@@ -33,6 +33,17 @@ def make_walex(app: Celery, database: Database, **settings: Any) -> WalEx:
     return WalEx(app, **(defaults | settings))
 
 
+def make_handling(app: Celery, database: Database, **settings: Any) -> WalEx:
+    """As :func:`make_walex`, with a batch handler for inserts into items: a producer without any does not start."""
+    walex = make_walex(app, database, **settings)
+    walex.on_insert("items")(_ignored)
+    return walex
+
+
+def _ignored(events: list[Event]) -> None:
+    """What nothing is done with."""
+
+
 def make_enqueuing(app: Celery, database: Database, **settings: Any) -> WalEx:
     """As :func:`make_walex`; inserts into items are enqueued as the task ``index``."""
     walex = make_walex(app, database, **settings)

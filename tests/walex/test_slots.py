@@ -76,7 +76,8 @@ def test_a_durable_slot_in_use_is_a_runtime_error(todos: Database, app: Celery) 
     """Promise 8, and WalEx's README. (WalEx's code waits instead; here that is --standby.)"""
     first, second = make(app, todos), make(app, todos, name="other_app")
     events: list[Event] = []
-    first.on_insert("user")(events.extend)
+    for walex in (first, second):
+        walex.on_insert("user")(events.extend)
 
     with running(first):
         with pytest.raises(SlotInUse, match="my_app_replication_slot") as caught:
@@ -146,6 +147,7 @@ def test_a_publication_that_does_not_exist_is_an_error_before_the_slot_is_made(
         subscriptions=["user"],
         durable_slot=True,
     )
+    walex.on_insert("user")(print)
 
     with pytest.raises(PublicationMissing, match="CREATE PUBLICATION") as caught:
         Producer(walex).run()

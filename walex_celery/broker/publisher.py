@@ -43,6 +43,8 @@ class Publisher:
         self._eager: list[Callable[[], None]] = []
         self._batches: list[Batch] = []
         self._serial = 0
+        #: Does a step with the broker, however long that is unreachable, for messages that are written at once.
+        self.deliver: Callable[[Callable[[], None]], object] = lambda step: step()
         # The heartbeat thread and the publishing one take turns on the connection.
         self._turn = threading.Lock()
         self._closed = threading.Event()
@@ -111,6 +113,8 @@ class Publisher:
             logger.info("Task %s is published by %s: %s", target.name, target.way, target.reason, extra=about)
             if not target.is_known:
                 _warn_of_unknown(target)
+            if target.is_sent_at_once:
+                _warn_of_locks(target)
         return self._targets[key]
 
     def declare(self) -> None:
@@ -134,6 +138,10 @@ class Publisher:
             value: the event's JSON text in UTF-8.
             argsrepr: what Flower shows for the argument.
             head: what ``value`` begins with, the same object for many events; it is encoded once.
+
+        Raises:
+            BrokerUnavailable, PublishRefused: a message that is written at once (:attr:`TaskTarget.is_sent_at_once`) is
+                not confirmed. Its task's ``apply_async`` was told so.
         """
         template = target.template
         if template is not None and (item := template(task_id, value, argsrepr, head)) is not None:
@@ -143,6 +151,8 @@ class Publisher:
                 self._sent_events.append(target.sent_event_of(task_id, argsrepr))
         elif target.eager:
             self._eager.append(lambda: target.run(task_id, value))
+        elif target.is_sent_at_once:
+            self._sent_events.extend(target.send_at_once(task_id, value, argsrepr, head, self._send_at_once))
         else:
             items, events = target.collect(task_id, value, argsrepr, head)
             self._items.extend(items)
@@ -171,6 +181,20 @@ class Publisher:
         """
         while self._eager:
             self._eager.pop(0)()
+        self._write(position)
+        self._replan()
+        return self._serial
+
+    def _send_at_once(self, item: Item) -> None:
+        self._items.append(item)
+        self._size_bytes += len(item[2]) + len(item[3])
+        self.deliver(self._write_and_confirm)
+
+    def _write_and_confirm(self) -> None:
+        self._write(None)
+        self.confirm()
+
+    def _write(self, position: int | None) -> None:
         if self._items:
             self._serial += 1
             self._batches.append(Batch(self._items, self._size_bytes, self._serial, position))
@@ -190,8 +214,6 @@ class Publisher:
                 for batch in self._batches:
                     self._writer.write(batch)
             self._start_heart()
-        self._replan()
-        return self._serial
 
     def confirm(self, serial: int | None = None) -> None:
         """Return when the broker has confirmed everything flushed.
@@ -328,5 +350,19 @@ def _warn_of_unknown(target: TaskTarget) -> None:
         "priority in task_routes",
         target.name,
         f"to queue {queues}, " if queues else "",
+        extra={"task": target.name},
+    )
+
+
+def _warn_of_locks(target: TaskTarget) -> None:
+    """Say what may be lost with a task that sends by itself."""
+    logger.warning(
+        "Task %s: %s. Each of its messages is written and confirmed on its own, which is slower. If it takes a lock "
+        "(celery-singleton, celery-once), an event is lost if the producer is killed after the lock is taken and "
+        "before the broker has confirmed the message: it comes again, finds the lock taken, and makes no message\n"
+        "  fix: use a plain task, and let it tell by its id (the same at each delivery) whether it has run before; or "
+        "let the lock expire soon",
+        target.name,
+        target.reason,
         extra={"task": target.name},
     )

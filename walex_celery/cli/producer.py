@@ -14,6 +14,7 @@ from celery.platforms import create_pidlock, maybe_drop_privileges
 from walex_celery.cli.base import NAME, choose, run_reporting, stop_on_signals, walex
 from walex_celery.operations.monitor.flower import Presence
 from walex_celery.operations.monitor.http_server import monitoring
+from walex_celery.operations.monitor.workers_know import WorkersKnow
 from walex_celery.pipeline.producer import Producer
 from walex_celery.telemetry.log_fields import set_up_logging
 
@@ -98,7 +99,7 @@ def producer(
             if port is None
             else monitoring([running], host=metrics_host or chosen.settings.metrics_host, port=port)
         )
-        with serving, Presence(app, chosen, running):
+        with serving, Presence(app, chosen, running), WorkersKnow(app, chosen, running):
             running.run()
         logger.info(
             "stopped; everything up to %s is acknowledged",

@@ -105,6 +105,7 @@ class Run:
             position=self.dispatcher.packed_position,
         )
         self.examination = Examination(lambda: walex.settings, walex.handlers)
+        self.publisher.deliver = self.delivery.deliver
         self.progress = Progress(settings.log_interval)
         self.meter = Meter(
             lambda: walex.settings.slot_settings(),  # noqa: PLW0108 - the settings are replaced

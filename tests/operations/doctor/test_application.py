@@ -138,6 +138,8 @@ def test_nothing_is_found_in_an_application_that_is_right(walex: WalEx) -> None:
 def test_no_handler(database: Database, redis_url: str) -> None:
     findings = look(application(database, redis_url, subscriptions=["*"]))
     assert ids(findings) == {("handlers_exist", "warning")}
+    durable = look(application(database, redis_url, subscriptions=["*"], durable_slot=True))
+    assert ids(durable) == {("handlers_exist", "error")}
 
 
 def test_a_handler_of_a_table_that_is_not_subscribed_to(walex: WalEx) -> None:
@@ -166,6 +168,13 @@ def test_a_function_that_is_no_task(walex: WalEx) -> None:
     findings = look(walex)
     assert ("functions", "error") in ids(findings)
     assert "no function 'no_such_function'" in only(findings, "functions").sentence
+
+
+def test_a_function_that_is_known_by_its_name_only(walex: WalEx) -> None:
+    walex.on_insert("users", None, ["crm.tasks.add"])(ignore)
+    found = only(look(walex), "functions_known")
+    assert found.severity == "warning"
+    assert "task crm.tasks.add is not known to this process" in found.sentence
 
 
 def test_a_task_that_takes_no_event(walex: WalEx) -> None:

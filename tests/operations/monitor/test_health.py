@@ -11,7 +11,7 @@ from celery import Celery
 from tests.operations.port import Port, served
 from tests.support import Database, wait_until
 from tests.support.producers import in_thread, make_app, running
-from tests.support.shop import SCHEMA, make_walex
+from tests.support.shop import SCHEMA, make_handling
 from walex_celery import Event, Producer, Spool, WalEx
 from walex_celery.operations.monitor import health
 from walex_celery.telemetry.activity import Doing
@@ -21,7 +21,7 @@ from walex_celery.testing.servers import Postgres, Valkey
 def make_standby(app: Celery, shop: Database, **settings: object) -> WalEx:
     """Another reader of the same slot; of another name, for a process has one producer of each."""
     other = make_app(str(app.conf.broker_url))
-    return make_walex(other, shop, name="standby", slot_name="shop_walex", **settings)
+    return make_handling(other, shop, name="standby", slot_name="shop_walex", **settings)
 
 
 def states(port: Port) -> tuple[int, int]:
@@ -30,7 +30,7 @@ def states(port: Port) -> tuple[int, int]:
 
 
 def test_a_producer_that_streams_is_alive_and_ready(shop: Database, app: Celery) -> None:
-    with running(make_walex(app, shop)) as producer, served(producer) as port:
+    with running(make_handling(app, shop)) as producer, served(producer) as port:
         assert states(port) == (200, 200)
         assert port.get("/readyz").text == "streaming\n"
         assert port.get("/readyz?verbose").status == 200
@@ -40,7 +40,7 @@ def test_a_standby_is_ready_and_says_that_it_stands_by(shop: Database, app: Cele
     """So that a Deployment of two becomes available."""
     standby = Producer(make_standby(app, shop), standby=True)
     with served(standby) as port:
-        with running(make_walex(app, shop)), in_thread(standby):
+        with running(make_handling(app, shop)), in_thread(standby):
             wait_until(lambda: states(port) == (200, 200), 20)
             assert "standing by" in port.get("/readyz").text
         assert standby.activity.now.doing is Doing.ENDED
@@ -53,7 +53,7 @@ def test_a_standby_without_a_broker_is_not_ready(
     monkeypatch.setattr("walex_celery.operations.monitor.observer.INTERVAL_SECONDS", 0.05)
     with Valkey() as valkey:
         standby = Producer(make_standby(make_app(valkey.url(0)), shop), standby=True)
-        with running(make_walex(app, shop)), served(standby) as port, in_thread(standby):
+        with running(make_handling(app, shop)), served(standby) as port, in_thread(standby):
             wait_until(lambda: states(port) == (200, 200), 20)
             valkey.kill()
             wait_until(lambda: states(port) == (200, 503), 20)
@@ -65,7 +65,7 @@ def test_a_standby_without_a_broker_is_not_ready(
 def test_a_handler_may_take_its_time(shop: Database, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A restart would only begin it again."""
     monkeypatch.setattr(health, "HUNG_SECONDS", 0.0)
-    walex = make_walex(app, shop, publish_timeout=0.1, connect_timeout=0.1)
+    walex = make_handling(app, shop, publish_timeout=0.1, connect_timeout=0.1)
     entered, leave = threading.Event(), threading.Event()
 
     @walex.on_insert("items")
@@ -87,7 +87,7 @@ def test_a_handler_may_take_its_time(shop: Database, app: Celery, monkeypatch: p
 def test_a_loop_that_hangs_is_not_alive(shop: Database, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     """As nothing in it should: here a look at the settings, under a lock that somebody keeps."""
     monkeypatch.setattr(health, "HUNG_SECONDS", 3.0)
-    walex = make_walex(app, shop, publish_timeout=0.1, connect_timeout=0.1)
+    walex = make_handling(app, shop, publish_timeout=0.1, connect_timeout=0.1)
     with running(walex) as producer, served(producer) as port:
         wait_until(lambda: states(port)[0] == 200)
         # What the reading thread needs.
@@ -102,7 +102,7 @@ def test_a_loop_that_hangs_is_not_alive(shop: Database, app: Celery, monkeypatch
 
 def test_an_idle_producer_shows_signs_of_life(shop: Database, app: Celery) -> None:
     """It looks around every second, however little there is to do."""
-    with running(make_walex(app, shop)) as producer:
+    with running(make_handling(app, shop)) as producer:
         for _ in range(2):
             wait_until(lambda: producer.activity.now.seconds > 0.2)
             wait_until(lambda: producer.activity.now.seconds < 0.1)
@@ -113,7 +113,7 @@ def test_servers_that_are_away_are_no_reason_for_a_restart(app: Celery) -> None:
         name = server.create_database()
         database = Database(server, name)
         database.execute(SCHEMA)
-        walex = make_walex(make_app(valkey.url(0)), database)
+        walex = make_handling(make_app(valkey.url(0)), database)
 
         @walex.on_insert("items")
         @walex.app.task(name="shop.notify", shared=False)
@@ -138,7 +138,7 @@ def test_a_slot_that_waits_for_an_open_transaction(
 ) -> None:
     """Postgres makes it when that has ended, after hours if need be: not ready, and not to be restarted."""
     monkeypatch.setattr(health, "HUNG_SECONDS", 0.0)
-    producer = Producer(make_walex(app, shop, publish_timeout=0.1, connect_timeout=0.1))
+    producer = Producer(make_handling(app, shop, publish_timeout=0.1, connect_timeout=0.1))
     session = shop.connect()
     session.autocommit = False
     try:
@@ -159,7 +159,7 @@ def test_with_a_spool_both_threads_are_watched(
     shop: Database, app: Celery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(health, "HUNG_SECONDS", 3.0)
-    walex = make_walex(
+    walex = make_handling(
         app, shop, message_middleware=Spool(tmp_path / "spool"), publish_timeout=0.1, connect_timeout=0.1
     )
     with running(walex) as producer, served(producer) as port:
@@ -174,13 +174,13 @@ def test_with_a_spool_both_threads_are_watched(
 def test_with_a_spool_a_standby_is_ready_too(shop: Database, app: Celery, tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool")
     standby = Producer(make_standby(app, shop, message_middleware=spool), standby=True)
-    with running(make_walex(app, shop)), served(standby) as port, in_thread(standby):
+    with running(make_handling(app, shop)), served(standby) as port, in_thread(standby):
         wait_until(lambda: states(port) == (200, 200), 20)
         assert "standing by" in port.get("/readyz").text
 
 
 def test_a_producer_that_has_ended_is_not_alive(shop: Database, app: Celery) -> None:
-    producer = Producer(make_walex(app, shop))
+    producer = Producer(make_handling(app, shop))
     with served(producer) as port:
         assert states(port) == (200, 503)
         assert port.get("/readyz").text == "not streaming: starting\n"

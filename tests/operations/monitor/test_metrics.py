@@ -24,6 +24,10 @@ def make_walex(app: Celery, database: Database, **settings: object) -> WalEx:
     return shop.make_walex(app, database, **({"subscriptions": ["items", "sales.orders"]} | settings))
 
 
+def make_handling(app: Celery, database: Database, **settings: object) -> WalEx:
+    return shop.make_handling(app, database, **({"subscriptions": ["items", "sales.orders"]} | settings))
+
+
 def test_what_was_done_is_counted(shop: Database, app: Celery) -> None:
     walex = make_walex(app, shop)
 
@@ -214,7 +218,7 @@ def test_what_waits_in_the_spool(shop: Database, app: Celery, tmp_path: Path) ->
 
 
 def test_several_instances_share_a_port(shop: Database, app: Celery) -> None:
-    walexes = [make_walex(app, shop, name=name) for name in ("one", "two")]
+    walexes = [make_handling(app, shop, name=name) for name in ("one", "two")]
     with running(walexes[0]) as one, running(walexes[1]) as two, served(one, two) as port:
         families = list(text_string_to_metric_families(port.get("/metrics").text))
 
@@ -224,7 +228,7 @@ def test_several_instances_share_a_port(shop: Database, app: Celery) -> None:
 
 
 def test_names_and_units_follow_the_convention(shop: Database, app: Celery) -> None:
-    with running(make_walex(app, shop)) as producer, served(producer) as port:
+    with running(make_handling(app, shop)) as producer, served(producer) as port:
         wait_until(lambda: "walex_lag_bytes" in port.samples())
         text = port.get("/metrics").text
         openmetrics = port.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
@@ -260,7 +264,7 @@ def test_without_the_extra_only_metrics_are_missing(
     # As import does where the package is not installed.
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     monkeypatch.delitem(sys.modules, "walex_celery.operations.monitor.metrics")
-    with running(make_walex(app, shop)) as producer, served(producer) as port:
+    with running(make_handling(app, shop)) as producer, served(producer) as port:
         metrics, health, ready = (port.get(path) for path in ("/metrics", "/healthz", "/readyz"))
 
     assert (metrics.status, health.status, ready.status) == (501, 200, 200)
@@ -269,7 +273,7 @@ def test_without_the_extra_only_metrics_are_missing(
 
 
 def test_clients_that_say_nothing_do_not_keep_others_out(shop: Database, app: Celery) -> None:
-    with running(make_walex(app, shop)) as producer, served(producer) as port:
+    with running(make_handling(app, shop)) as producer, served(producer) as port:
         silent = [socket.create_connection(port.address) for _ in range(5)]
         try:
             assert port.get("/healthz").status == 200
@@ -281,7 +285,7 @@ def test_clients_that_say_nothing_do_not_keep_others_out(shop: Database, app: Ce
 
 def test_slow_clients_keep_no_probe_out(shop: Database, app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitoring_module, "CLIENT_SECONDS", 1000.0)
-    with running(make_walex(app, shop)) as producer, served(producer) as port:
+    with running(make_handling(app, shop)) as producer, served(producer) as port:
         slow = [socket.create_connection(port.address) for _ in range(2 * monitoring_module.CONNECTIONS)]
         try:
             for client in slow:
@@ -300,7 +304,7 @@ def test_a_client_has_one_deadline_however_it_trickles(
 ) -> None:
     monkeypatch.setattr(monitoring_module, "CLIENT_SECONDS", 0.5)
     with (
-        running(make_walex(app, shop)) as producer,
+        running(make_handling(app, shop)) as producer,
         served(producer) as port,
         socket.create_connection(port.address) as client,
     ):

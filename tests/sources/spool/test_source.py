@@ -275,9 +275,11 @@ def test_one_spool_one_producer_and_a_standby_takes_over(
 
 
 def test_a_spool_of_another_slot_is_refused(shop: Database, app: Celery, tmp_path: Path) -> None:
-    with running(make_walex(app, shop, tmp_path)):
+    first, other = make_walex(app, shop, tmp_path), make_walex(app, shop, tmp_path, name="other")
+    for walex in (first, other):
+        collect(walex)
+    with running(first):
         pass
-    other = make_walex(app, shop, tmp_path, name="other")
 
     with pytest.raises(SpoolError, match="is of slot 'shop_walex'"), running(other):
         pass
@@ -288,6 +290,7 @@ def test_a_damaged_spool_is_an_error_with_file_and_offset(
     shop: Database, app: Celery, tmp_path: Path
 ) -> None:
     walex = make_walex(app, shop, tmp_path)
+    collect(walex)
     with running(walex):
         insert(shop, *range(10))
         wait_until_forgotten(shop)

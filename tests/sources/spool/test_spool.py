@@ -62,6 +62,7 @@ def test_a_folder_that_can_t_be_used_is_told(shop: Any, redis_url: str, tmp_path
         durable_slot=True,
         message_middleware=Spool(tmp_path / "file" / "spool"),
     )
+    walex.on_insert("items")(print)
 
     with pytest.raises(ConfigurationError, match="can't use its folder: Not a directory"), running(walex):
         pass
@@ -72,6 +73,7 @@ def test_it_is_not_put_in_while_a_producer_runs(shop: Any, redis_url: str, tmp_p
     """And may be between two runs."""
     app = Celery("shop", broker=redis_url, set_as_current=False)
     walex = WalEx(app, url=shop.url, publication="events", durable_slot=True)
+    walex.on_insert("items")(print)
 
     with running(walex), pytest.raises(ConfigurationError, match="restart the producer"):
         walex.replace_config("message_middleware", Spool(tmp_path))

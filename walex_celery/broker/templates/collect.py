@@ -67,6 +67,8 @@ class CollectingProducer(Producer):  # type: ignore[misc, unused-ignore]
         super().__init__(cast(Any, None), auto_declare=False)
         self._messages: list[Message] = []
         self._made: tuple[Any, str | None, str | None] = (None, None, None)
+        #: Called with each message as soon as it is made, inside of the task's ``apply_async``.
+        self.made: Callable[[Message], None] | None = None
         self.no_connection = _NoConnection()
         self.event_dispatcher = EventCollector()
 
@@ -105,21 +107,22 @@ class CollectingProducer(Producer):  # type: ignore[misc, unused-ignore]
         properties.pop("argsrepr", None)
         properties.pop("kwargsrepr", None)
         raw_body, serializer, compression = self._made
-        self._messages.append(
-            Message(
-                task="",
-                task_id="",
-                body=body,
-                content_type=content_type,
-                content_encoding=content_encoding,
-                headers=headers,
-                properties=properties,
-                priority=priority,
-                exchange=exchange,
-                routing_key=routing_key,
-                declare=tuple(declare or ()),
-                raw_body=raw_body,
-                serializer=serializer,
-                compression=compression,
-            )
+        message = Message(
+            task="",
+            task_id="",
+            body=body,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            headers=headers,
+            properties=properties,
+            priority=priority,
+            exchange=exchange,
+            routing_key=routing_key,
+            declare=tuple(declare or ()),
+            raw_body=raw_body,
+            serializer=serializer,
+            compression=compression,
         )
+        self._messages.append(message)
+        if self.made is not None:
+            self.made(message)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from celery import Celery
@@ -106,3 +106,10 @@ class KeyedTarget(TaskTarget):
             return variant.collect(task_id, value, argsrepr, head)
         events = [variant.sent_event_of(task_id, argsrepr)] if variant.sent_event is not None else []
         return [item], events
+
+    def send_at_once(
+        self, task_id: str, value: bytes, argsrepr: str, head: bytes, write: Callable[[Item], None]
+    ) -> list[dict[str, Any]]:
+        """As for the event's destination."""
+        variant = self._variant(self._choose(value, head))
+        return variant.send_at_once(task_id, value, argsrepr, head, write)

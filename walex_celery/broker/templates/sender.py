@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -76,6 +76,25 @@ class Sender:
                 self._task.apply_async(args, {}, task_id=task_id, **options)
         return self._taken(task_id)
 
+    def send_at_once(
+        self, task_id: str, value: bytes, argsrepr: str, write: Callable[[Message], None]
+    ) -> list[Message]:
+        """As :meth:`send`; *write* is called with each message inside of the task's ``apply_async``.
+
+        What *write* raises is raised there, where a task that has taken a lock may release it.
+        """
+
+        def made(message: Message) -> None:
+            message.task, message.task_id = self._name, message.headers.get("id") or task_id
+            self._check(message)
+            write(message)
+
+        self.producer.made = made
+        try:
+            return self.send(task_id, value, argsrepr)
+        finally:
+            self.producer.made = None
+
     def capture(self, task_id: str, value: bytes, argsrepr: str) -> Message | None:
         """Return the one message that Celery would send, or ``None`` if there is not exactly one.
 
@@ -132,15 +151,19 @@ class Sender:
     def _taken(self, task_id: str) -> list[Message]:
         messages: list[Message] = self.producer.take(self._name, task_id)
         for message in messages:
-            if message.content_type == _PICKLE:
-                raise ConfigurationError(
-                    f"Task {self._name!r} is serialized with pickle, which is never used for events. "
-                    "Set serializer='json' on the task, or task_serializer = 'json'."
-                )
-            if (made := (message.content_type, message.serializer)) not in self._proved:
-                self._check_event(message)
-                self._proved.add(made)
+            self._check(message)
         return messages
+
+    def _check(self, message: Message) -> None:
+        """Check that the serializer is one that is used for events."""
+        if message.content_type == _PICKLE:
+            raise ConfigurationError(
+                f"Task {self._name!r} is serialized with pickle, which is never used for events. "
+                "Set serializer='json' on the task, or task_serializer = 'json'."
+            )
+        if (made := (message.content_type, message.serializer)) not in self._proved:
+            self._check_event(message)
+            self._proved.add(made)
 
     def _check_event(self, message: Message) -> None:
         """Check that a worker gets an event of *message*.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery, signals
@@ -66,6 +67,11 @@ class TaskTarget:
     def __repr__(self) -> str:
         where = f" to {self._destination}" if any(self._destination) else ""
         return f"<TaskTarget {self.name}{where} by {self.way}: {self.reason}>"
+
+    @property
+    def is_sent_at_once(self) -> bool:
+        """Whether each message is written and confirmed on its own, because the task or the app sends it by itself."""
+        return self.way == "apply_async" and not self.eager
 
     @property
     def is_known(self) -> bool:
@@ -198,6 +204,24 @@ class TaskTarget:
             item = self._signalled(task_id, value, argsrepr, head)
             return [item], [self.sent_event_of(task_id, argsrepr)] if self.sent_event is not None else []
         messages = self._sender.send(task_id, value, argsrepr)
+        self._warn_of_none(messages)
+        return [self._encoder.encode(m) for m in messages], [event for m in messages for event in m.events]
+
+    def send_at_once(
+        self, task_id: str, value: bytes, argsrepr: str, head: bytes, write: Callable[[Item], None]
+    ) -> list[dict[str, Any]]:
+        """Have *write* called with each message as soon as Celery has made it; return the task-sent events.
+
+        A task's own ``apply_async`` may take a lock, and an event that comes again then makes no message: it must not
+        wait for a batch.
+        """
+        messages = self._sender.send_at_once(
+            task_id, value, argsrepr, lambda message: write(self._encoder.encode(message))
+        )
+        self._warn_of_none(messages)
+        return [event for message in messages for event in message.events]
+
+    def _warn_of_none(self, messages: list[Message]) -> None:
         if not messages and not self._warned:
             self._warned = True
             logger.warning(
@@ -205,7 +229,6 @@ class TaskTarget:
                 "tasks on purpose (a lock), or it sends them by itself, and nothing confirms them.",
                 self.name,
             )
-        return [self._encoder.encode(m) for m in messages], [event for m in messages for event in m.events]
 
     def sent_event_of(self, task_id: str, argsrepr: str) -> dict[str, Any]:
         """Return the task-sent event of one task, if there are such events."""
