@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from redis import Redis
@@ -21,7 +23,8 @@ from tests.support import Database, shop, wait_until
 from tests.support.producers import in_thread, make_app, running
 from tests.support.queues import drain
 from tests.support.slots import confirmed, written
-from walex_celery import Event, Producer, Spool, SpoolError, WalEx, process_message_async
+from walex_celery import Event, Lsn, Producer, Spool, SpoolError, WalEx, process_message_async
+from walex_celery.telemetry.activity import Doing
 from walex_celery.testing.servers import Postgres
 
 SCHEMA = "CREATE TABLE items (id int PRIMARY KEY, filler text); CREATE PUBLICATION events FOR TABLE items"
@@ -39,6 +42,8 @@ class Copied:
         self.broker_url = broker_url
         self.database = Database(server, server.create_database())
         self.database.execute(SCHEMA)
+        #: Where each row was committed.
+        self.lsns: dict[int, Lsn] = {}
         self._copy = server.folder / "copy"
 
     def take(self) -> None:
@@ -62,7 +67,10 @@ class Copied:
 
         @walex.on_insert("items")
         def collected(events: list[Event]) -> None:
-            rows.extend(event.new_record["id"] for event in events if event.new_record)
+            for event in events:
+                assert event.new_record is not None
+                rows.append(event.new_record["id"])
+                self.lsns[rows[-1]] = event.lsn
 
         return walex, rows
 
@@ -134,6 +142,66 @@ def test_a_producer_that_stays_up_gets_all_that_is_new(
     assert list(dict.fromkeys(copied.new_in_queue())) == ALL_NEW
     assert way == "middleware" or len(new_of(rows)) == NEW
     assert WARNING in caplog.text
+
+
+def test_what_a_middleware_still_holds_is_not_taken_for_done(copied: Copied) -> None:
+    """Its end is before what was done in the history that is gone."""
+    holding = threading.Event()
+    held: list[Any] = []
+
+    def may_hold(message: Any, name: str) -> None:
+        if holding.is_set():
+            held.append(message)
+        else:
+            process_message_async(message, name)
+
+    walex, rows = copied.make(message_middleware=may_hold)
+    copied.run(walex)
+    copied.take()
+    with running(walex, timeout=60) as producer:
+        copied.write(LOST, 1)
+        copied.wait_until_done()
+        holding.set()
+        connects = producer.statistics.connects
+        copied.put_back()
+        wait_until(lambda: producer.statistics.connects > connects, 60)
+        copied.write(10, FIRST_NEW)
+        wait_until(lambda: sum(is_commit(message) for message in held) >= 10, 60)
+
+    assert new_of(rows) == []
+    holding.clear()
+    copied.run(walex)
+    assert new_of(rows) == [*range(FIRST_NEW, FIRST_NEW + 10)]
+
+
+def is_commit(message: Any) -> bool:
+    return bool(message.payload[:1] == b"C")
+
+
+@pytest.mark.parametrize("way", ["stream", "middleware"])
+def test_what_the_broker_has_not_confirmed_is_not_taken_for_done(
+    copied: Copied, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("walex_celery.postgres.stream.ACKNOWLEDGE_INTERVAL", 0)
+    port = urlsplit(copied.broker_url).port or 0
+    with Proxy(port) as proxy:
+        copied.broker_url = copied.broker_url.replace(f":{port}/", f":{proxy.port}/")
+        walex, rows = copied.make(message_middleware=hands_on if way == "middleware" else None)
+        copied.run(walex)
+        copied.take()
+        with running(walex, timeout=60) as producer:
+            copied.write(LOST, 1)
+            copied.wait_until_done()
+            connects = producer.statistics.connects
+            copied.put_back()
+            wait_until(lambda: producer.statistics.connects > connects, 60)
+            proxy.stall()
+            copied.write(10, FIRST_NEW)
+            waits = (Doing.BROKER, Doing.BROKER_DOWN)
+            wait_until(lambda: new_of(rows) and producer.activity.now.doing in waits, 60)
+            assert confirmed(copied.database) <= copied.lsns[FIRST_NEW]
+            proxy.flow()
+            copied.wait_until_done()
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["written before", "written after"])
