@@ -31,11 +31,11 @@ Name: TypeAlias = Literal[
     "tasks-added",  # batch handlers have returned, their tasks are collected, none has been written
     "tasks-written",  # the broker may have the tasks; its confirmation has not been read
     "reply-unread",  # Redis: a reply, that of the exactly-once script for example, is about to be read
-    "tasks-confirmed",  # the broker has confirmed; Postgres has not been told
+    "tasks-confirmed",  # the broker has confirmed; nothing has been acknowledged
     "acknowledged",  # the acknowledgement of finished tasks has been sent to Postgres
     "letter-stored",  # a dead letter has been stored; it has not been counted or logged
     "spool-written",  # messages have been written to the spool, and may be read; they have not been synced
-    "spool-synced",  # what was written has been synced; Postgres has not been told
+    "spool-synced",  # what was written has been synced; it has not been acknowledged
     "spool-position-saved",  # the position is on the disk; the segments before it have not been removed
 ]
 

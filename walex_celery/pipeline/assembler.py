@@ -109,9 +109,8 @@ class Assembler:
         return self._begin is not None
 
     def plan_by(self, planning: Planning) -> None:
-        """Go on with the plans of another connection."""
+        """Go on with the plans of another connection; :meth:`replan` before the next message."""
         self._planning = planning
-        self.replan()
 
     def replan(self) -> None:
         """Ask again for the plan of every known relation: handlers or subscriptions have changed."""

@@ -12,6 +12,7 @@ class Control:
     Attributes:
         stopping: set once it is to stop.
         pausing: set while it is to read nothing.
+        change_waits: whether settings or handlers have changed that are not applied yet.
         asked: to stop or to change something: looked at after each message, where an Event would take longer.
     """
 
@@ -19,7 +20,7 @@ class Control:
         self.stopping = threading.Event()
         self.pausing = threading.Event()
         self.asked = False
-        self._change_waits = False
+        self.change_waits = False
         self._woken = threading.Event()
         self._wake_source: Callable[[], None] | None = None
 
@@ -41,7 +42,7 @@ class Control:
 
     def change(self) -> None:
         """Ask it to apply the settings and handlers that are there by now."""
-        self._change_waits = True
+        self.change_waits = True
         self.asked = True
         self.wake()
 
@@ -55,14 +56,9 @@ class Control:
         if self._wake_source is not None:
             self._wake_source()
 
-    @property
-    def change_waits(self) -> bool:
-        """Whether there is a change to apply."""
-        return self._change_waits
-
     def take_change(self) -> None:
         """Note that the change is being applied."""
-        self._change_waits = False
+        self.change_waits = False
         self.asked = self.stopping.is_set()
 
     def clear_wake(self) -> None:

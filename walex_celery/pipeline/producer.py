@@ -1,7 +1,7 @@
 """The producer: connects a source to the dispatcher and the delivery, and owns the loop.
 
 The order is what keeps promise 1: batch handlers return, then the broker confirms the tasks, then the source
-is told that it may forget. One batch is on its way to the broker while the next is read and decoded.
+may forget. One batch is on its way to the broker while the next is read and decoded.
 """
 
 from __future__ import annotations
@@ -220,9 +220,17 @@ class Producer:
             self._read = Read()
 
     def _stream(self, run: Run, stream: ChangeStream, retrying: Retrying) -> None:
-        session: Session | None = None
+        session = self._session = Session(
+            stream,
+            run.settings,
+            self._walex.handlers,
+            run.dispatcher,
+            run.delivery,
+            self.statistics,
+            self._session,
+        )
         try:
-            session = self._begin(run, stream)
+            self._begin(run, session)
             retrying.succeeded()
             self.statistics.connects += 1
             self._log_start(run, stream)
@@ -230,32 +238,26 @@ class Producer:
             run.meter.look()
             self._consume(run, session)
         finally:
-            if session is not None:
-                session.close()
-            else:
-                stream.close()
+            session.close()
 
-    def _begin(self, run: Run, stream: ChangeStream) -> Session:
-        """Start the stream; everything that can fail before has been looked at."""
-        settings, handlers, cluster = run.settings, self._walex.handlers, stream.cluster
+    def _begin(self, run: Run, session: Session) -> None:
+        """Start the stream, after everything that can fail before it."""
+        settings, stream = run.settings, session.stream
+        cluster = stream.cluster
         if cluster != self._read.cluster:
             # After a failover the new primary may have other transactions at the same positions: there, the slot's
             # own position is the only one that counts.
             run.delivery.confirmed_lsn = Lsn(0)
-        run.follow(handlers, cluster)
+        run.follow(self._walex.handlers, cluster)
         # Before the slot is made: without queues its changes could only pile up.
         run.delivery.deliver(run.publisher.declare)
-        stream.start(run.delivery.confirmed_lsn)
-        session = self._session = Session(
-            stream, settings, handlers, run.dispatcher, run.delivery, self.statistics, self._session
-        )
+        session.start()
         if settings.exactly_once_enqueue:
             # Not before the stream was started: now no other producer has the slot.
             run.dispatcher.enqueued = take_over_for(
                 stream, settings.slot, session.catalog, run.publisher, run.delivery
             )
         self._read = Read(settings.slot, cluster)
-        return session
 
     def _log_start(self, run: Run, stream: ChangeStream) -> None:
         log_start(

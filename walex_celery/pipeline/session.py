@@ -21,7 +21,7 @@ class Session:
     """One stream of changes, with what decodes, plans and dispatches it: a Pipe, as sources call it.
 
     Args:
-        stream: is started.
+        stream: is not started yet; the session closes it.
         settings: in force.
         handlers: all that are registered.
         dispatcher: gets the chunks.
@@ -42,7 +42,7 @@ class Session:
         before: Session | None,
     ) -> None:
         self.stream = stream
-        self.is_open = True
+        self.is_open = False
         self.catalog = Catalog(settings.connection_settings(), settings.publication)
         self._dispatcher = dispatcher
         self._delivery = delivery
@@ -53,6 +53,17 @@ class Session:
             self.assembler.plan_by(self._planner.planning)
         else:
             self.assembler = new_assembler(self._planner.planning, restartable=stream.is_restartable)
+
+    def start(self) -> None:
+        """Start the stream after what is confirmed; makes the slot where there is none.
+
+        Raises:
+            SlotInUse, SlotLost, PublicationMissing, PostgresUnavailable: as :meth:`ChangeStream.start`.
+        """
+        # The relations that an assembler brings along are planned for this connection.
+        self.assembler.replan()
+        self.stream.start(self._delivery.confirmed_lsn)
+        self.is_open = True
 
     @property
     def is_pending(self) -> bool:
@@ -67,11 +78,11 @@ class Session:
     def read(self, wait_seconds: float, *, to_boundary: bool) -> Slice:
         """The next slice; see :meth:`ChangeStream.read`. Waits only if there is nothing left to do."""
         pending = self.is_pending
-        waits = pending or self._delivery.has_unconfirmed
+        is_settled = not pending and not self._delivery.has_unconfirmed
         return self.stream.read(
             pending=pending,
-            idle=not pending and not self.assembler.in_transaction,
-            timeout=0 if waits else wait_seconds,
+            idle=is_settled and not self.assembler.in_transaction,
+            timeout=wait_seconds if is_settled else 0,
             to_boundary=to_boundary,
         )
 
