@@ -111,12 +111,13 @@ class PositionScript:
         """
         self._connection += 1
         holder = f"{socket.gethostname()} (process {os.getpid()})"
-        script = _RENEW if self._taken else _TAKE
+        script, length = (_RENEW, 2) if self._taken else (_TAKE, 3)
         stored = self._ask(client, script, self._connection, holder)
         if not (
             isinstance(stored, list)
-            and stored
-            and (stored[0] is None or (isinstance(stored[0], bytes | str) and stored[0].isdigit()))
+            and len(stored) == length
+            and all(value is None or isinstance(value, bytes | str) for value in stored)
+            and (stored[0] is None or stored[0].isdigit())
         ):
             raise FalseReply(stored, "a number in a string, with what is known of it")
         self._taken = True
