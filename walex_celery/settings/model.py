@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, TypeVar, overload
+from typing import Annotated, Any, Final, Literal, TypeVar, overload
 
 from pydantic import (
     AfterValidator,
@@ -186,6 +186,11 @@ class WalExSettings(EventModules):
     )
     message_middleware: ImportString[Callable[..., Any]] | None = Field(
         None, description="callable(message, app_name) between the stream and the processing"
+    )
+    numbers: Literal["auto", "decimal"] = Field(
+        "auto",
+        description="in json and jsonb, written with a fraction or exponent: 'auto' makes a float where that is exact "
+        "and a Decimal elsewhere, 'decimal' always a Decimal",
     )
     publish_timeout: float = Field(30, gt=0, description="seconds for the broker to confirm a batch")
     max_waiting_bytes: int = Field(
