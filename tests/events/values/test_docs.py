@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import get_args
@@ -53,6 +53,28 @@ def test_what_it_says_of_types_that_are_text_is_so() -> None:
     for row in ROWS:
         if quoted(row[1]) == ["str"]:
             assert all(caster(name)("any text") == "any text" for name in quoted(row[0]))
+
+
+def test_its_table_of_kinds_is_true(printer: Printer) -> None:
+    part = PAGE.read_text(encoding="utf-8").partition("## Dates and times")[2].partition("\n\nIn arrays")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if "|" in line][2:]
+    names = {"date": date, "datetime": datetime, "time": time, "UTC": UTC, "timezone": timezone}
+    assert [quoted(row[0]) for row in rows] == [
+        ["date"],
+        ["timestamp"],
+        ["timestamptz"],
+        ["time"],
+        ["timetz"],
+    ]
+
+    for type_cell, text_cell, python, zone in rows:
+        (name,), (text,), (wanted,) = map(quoted, (type_cell, text_cell, python))
+        assert printer.echo(name, text) == text
+        value = caster(name)(text)
+        assert repr(value) == repr(eval(wanted, {**names, "timedelta": timedelta}))
+        assert caster(f"{name}[]")(f'{{"{text}"}}') == [value]
+        assert (getattr(value, "tzinfo", None) is None) == (zone == "" or zone.startswith("naive"))
+    assert printer.text("'2024-05-06 07:08:09+05:30'::timestamptz") == "2024-05-06 01:38:09+00"
 
 
 def test_its_table_of_dates_is_true() -> None:
