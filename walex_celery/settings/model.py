@@ -332,7 +332,7 @@ def load_settings(
     """
     if kind is WalExSettings:
         # Before they are read: one that is missing may be one of these.
-        for warning in misspelt(kind, conf):
+        for warning in misspelt(kind, [key for key, value in keywords.items() if value is not None], conf):
             logger.warning(warning)
     with loading_from(conf):
         try:
