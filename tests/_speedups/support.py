@@ -19,6 +19,7 @@ from walex_celery.events.row_event import (
     new_row_event,
 )
 from walex_celery.events.shape import Shape
+from walex_celery.events.values import Numbers
 from walex_celery.pipeline.assembler import Assembler, new_assembler
 
 #: Without the compiled part there is nothing to compare; test_build.py tests that it is built if it can be.
@@ -34,9 +35,12 @@ COLUMNS = {
 }
 
 
-def row_source(columns: dict[str, str] | None = None, key: tuple[str, ...] = ("id",)) -> RowSource:
+def row_source(
+    columns: dict[str, str] | None = None, key: tuple[str, ...] = ("id",), numbers: Numbers = "auto"
+) -> RowSource:
     named = COLUMNS if columns is None else columns
-    return RowSource(Source("WalEx", "1", "shop", "public", "users", named, key), Shape(named, {}))
+    source = Source("WalEx", "1", "shop", "public", "users", named, key, numbers=numbers)
+    return RowSource(source, Shape(named, {}, numbers))
 
 
 class Both:

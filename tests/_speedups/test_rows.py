@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tests._speedups.support import Both, needs_compiled, row_source
 from walex_celery.events.cells import MAX_NESTING, UNCHANGED, Cell
 from walex_celery.events.row_event import PlainContext, new_context
+from walex_celery.events.values import Numbers
+from walex_celery.events.wire import WireEvent
 from walex_celery.postgres.pgoutput import EARLIEST, LATEST, POSTGRES_EPOCH
 
 pytestmark = needs_compiled
@@ -139,6 +141,20 @@ def test_what_flower_shows(key: tuple[str, ...], value: Cell) -> None:
 
     assert "lsn=0/16B3748" in both.same(repr)
     both.same(lambda event: event.for_task())
+
+
+@pytest.mark.parametrize("numbers", ["auto", "decimal"])
+def test_the_numbers_of_documents(numbers: Numbers) -> None:
+    new = [b"1", b"a", b"t", b'{"a": [0.1, 1.50, 7]}', b"1e2", b"0.5"]
+    old = [b"1", b"a", b"t", b"0.10", b"1e2", b"0.5"]
+    both = Both("update", new, old, source=row_source(numbers=numbers))
+
+    wire = both.same(lambda event: event.to_json())
+    rows = both.same(lambda event: repr((event.new_record, event.changes)))
+
+    received = WireEvent(wire)
+    assert repr((received.new_record, received.changes)) == rows
+    assert ("Decimal('1.50')" in rows) == (numbers == "decimal")
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 1600])

@@ -28,7 +28,8 @@ from walex_celery.events.row_event import (
     new_row_event,
 )
 from walex_celery.events.shape import Shape
-from walex_celery.events.values import TypeDefinition
+from walex_celery.events.values import Numbers, TypeDefinition
+from walex_celery.events.wire import WireEvent
 from walex_celery.postgres.pgoutput import POSTGRES_EPOCH
 
 COLUMNS = {
@@ -62,10 +63,11 @@ def row_event(
     key: tuple[str, ...] = ("id",),
     table: str = "users",
     schema: str = "public",
+    numbers: Numbers = "auto",
 ) -> RowEvent:
     """An event of a row; columns that are not given are NULL."""
-    source = Source("WalEx", "1.0", "shop", schema, table, dict(columns), key, TYPES)
-    row_source = RowSource(source, Shape(columns, TYPES))
+    source = Source("WalEx", "1.0", "shop", schema, table, dict(columns), key, TYPES, numbers)
+    row_source = RowSource(source, Shape(columns, TYPES, numbers))
 
     def cells(row: Mapping[str, Cell] | None) -> list[Cell] | None:
         return None if row is None else [row.get(name) for name in columns]
@@ -160,6 +162,49 @@ def test_values_are_typed_in_a_worker_as_in_the_producer() -> None:
 
     assert event.new_record == VALUES
     assert sent(event).new_record == VALUES
+
+
+NUMBERS = b'{"a": 1, "b": 0.1, "c": [1.50, 1e2, 12345678901234567890.5], "d": 7.0}'
+NUMBERS_READ: dict[Numbers, str] = {
+    "auto": "{'a': 1, 'b': 0.1, 'c': [1.5, 100.0, Decimal('12345678901234567890.5')], 'd': 7.0}",
+    "decimal": (
+        "{'a': 1, 'b': Decimal('0.1'), 'c': [Decimal('1.50'), Decimal('1E+2'), Decimal('12345678901234567890.5')], "
+        "'d': Decimal('7.0')}"
+    ),
+}
+
+
+@pytest.mark.parametrize(("numbers", "read"), NUMBERS_READ.items())
+def test_the_numbers_of_documents_are_alike_in_producer_and_worker(numbers: Numbers, read: str) -> None:
+    """The worker goes by what came with the event: it has no settings."""
+    columns = {"value": "jsonb", "many": "json[]"}
+    row: dict[str, Cell] = {"value": NUMBERS, "many": b"{0.5,1}"}
+    half = "0.5" if numbers == "auto" else "Decimal('0.5')"
+    whole = f"{{'value': {read}, 'many': [{half}, 1]}}"
+    old = {**row, "value": b"0.5"}
+    update = row_event("update", row, old, columns=columns, key=("value",), numbers=numbers)
+    delete = row_event("delete", None, row, columns=columns, key=("value",), numbers=numbers)
+
+    for event in (update, sent(update)):
+        assert event.source.numbers == numbers
+        assert repr(event.new_record) == whole
+        assert repr(event.changes) == f"{{'value': Change(new_value={read}, old_value={half})}}"
+        assert repr(event.old_key) == f"{{'value': {half}}}"
+    for event in (delete, sent(delete)):
+        assert repr(event.old_record) == whole
+        assert repr(event.key) == f"{{'value': {read}}}"
+
+
+def test_the_default_adds_nothing_to_the_wire() -> None:
+    assert b"numbers" not in row_event("insert", ROW).to_json()
+    assert b'"numbers":"decimal"' in row_event("insert", ROW, numbers="decimal").to_json()
+
+
+def test_a_kind_of_numbers_that_this_version_does_not_know_is_an_error() -> None:
+    """Promise 10: a value of a type that the sender did not mean would be wrong."""
+    text = row_event("insert", ROW, numbers="decimal").to_json().replace(b'"decimal"', b'"fraction"')
+    with pytest.raises(DecodeError, match="numbers"):
+        _ = WireEvent(text).new_record
 
 
 def test_an_absent_value_stays_absent() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from celery import Celery
+from django.conf import LazySettings  # type: ignore[import-untyped]
 
 from tests.settings.support import LEAST, load
 from walex_celery import ConfigurationError, WalEx
@@ -50,6 +51,111 @@ def test_in_dotenv_and_in_app_conf_too(tmp_path: Path, caplog: pytest.LogCapture
         "WALEX_ON_ERRORS in .env is not a setting, and is ignored: did you mean WALEX_ON_ERROR?",
         "walex_publications in app.conf is not a setting, and is ignored: did you mean walex_publication?",
     ]
+
+
+def test_in_dotenv_as_shells_and_people_write_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / ".env").write_text("export WALEX_DURABLE_SLOTS=true\nwalex_slotname = mine\n#WALEX_PORTS=1\n")
+    load()
+
+    assert warnings_of(caplog) == [
+        "WALEX_DURABLE_SLOTS in .env is not a setting, and is ignored: did you mean WALEX_DURABLE_SLOT?",
+        "walex_slotname in .env is not a setting, and is ignored: did you mean walex_slot_name?",
+    ]
+
+
+def django_settings(**settings: object) -> LazySettings:
+    """What ``django.conf.settings`` is, of a project of the test's own."""
+    made = LazySettings()
+    made.configure(**settings)
+    return made
+
+
+def in_namespace(source: object) -> Celery:
+    """As Celery's manual has it for Django."""
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object(source, namespace="CELERY")
+    return app
+
+
+def test_in_django_s_settings(caplog: pytest.LogCaptureFixture) -> None:
+    """A misspelt name; a name without the namespace, which Celery does not hand on."""
+    settings = django_settings(
+        CELERY_WALEX_SLOT_NAME="mine",
+        CELERY_WALEX_DURABLE_SLOTS=True,
+        WALEX_FAILOVER=True,
+        WALEX_SUBSCRIPTION=["users"],
+        WALEX_ADMINS=["ada"],
+    )
+    assert WalEx(in_namespace(settings), **LEAST).settings.slot == "mine"
+
+    place = "in app.conf is not a setting, and is ignored: did you mean CELERY_WALEX_"
+    assert warnings_of(caplog) == [
+        f"CELERY_WALEX_DURABLE_SLOTS {place}DURABLE_SLOT?",
+        f"WALEX_FAILOVER {place}FAILOVER?",
+        f"WALEX_SUBSCRIPTION {place}SUBSCRIPTIONS?",
+    ]
+
+
+@pytest.mark.parametrize("namespace", ["CELERY", "celery_", "SHOP"])
+def test_in_a_namespace_of_any_name(namespace: str, caplog: pytest.LogCaptureFixture) -> None:
+    prefix = namespace.rstrip("_") + "_"
+    read = "WALEX_SLOT_NAME" if prefix.isupper() else "walex_slot_name"
+    misspelt = "WALEX_SLOTNAME" if prefix.isupper() else "walex_slotname"
+    app = Celery("shop", set_as_current=False)
+    app.config_from_object({prefix + read: "mine", prefix + misspelt: "x"}, namespace=namespace)
+    assert WalEx(app, **LEAST).settings.slot == "mine"
+
+    assert warnings_of(caplog) == [
+        f"{prefix}{misspelt} in app.conf is not a setting, and is ignored: did you mean {prefix}{read}?"
+    ]
+
+
+def test_in_capitals_in_app_conf(caplog: pytest.LogCaptureFixture) -> None:
+    """Right, but for the case: Celery's names are lower-case."""
+    app = Celery("shop", set_as_current=False)
+    app.conf.update(WALEX_SLOT_NAME="mine", walex_Failover=True)
+    assert WalEx(app, **LEAST).settings.slot == "shop_walex"
+
+    assert warnings_of(caplog) == [
+        "WALEX_SLOT_NAME in app.conf is not a setting, and is ignored: did you mean walex_slot_name?",
+        "walex_Failover in app.conf is not a setting, and is ignored: did you mean walex_failover?",
+    ]
+
+
+def test_as_the_documentation_has_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text(encoding="utf-8")
+    documented = page.partition("```\n")[2].partition("```")[0].splitlines()
+    monkeypatch.setenv("WALEX_DURABLE_SLOTS", "1")
+    walex = WalEx(
+        in_namespace(django_settings(WALEX_URL="postgresql://localhost/shop")), publication="events"
+    )
+    with pytest.raises(ConfigurationError, match="database: missing"):
+        _ = walex.settings
+
+    assert warnings_of(caplog) == documented
+
+
+@pytest.mark.parametrize("handed_on", ["keyword", "environment", ".env", "settings"])
+def test_what_the_user_hands_on_is_not_reported(
+    handed_on: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A project's own setting, out of which it makes ours, or which it makes of our variable."""
+    url = "postgresql://localhost/shop"
+    own = {"WALEX_URL": url, "WALEX_HOSTNAMES": "db", "WALEX_PASSWORD": "x"}
+    keywords = {"name": "shop", "publication": "events"}
+    if handed_on == "settings":
+        own["CELERY_WALEX_URL"] = url
+    elif handed_on == "keyword":
+        keywords["url"] = url
+    elif handed_on == "environment":
+        monkeypatch.setenv("WALEX_URL", url)
+    else:
+        (tmp_path / ".env").write_text(f"WALEX_URL={url}\n")
+    assert WalEx(in_namespace(django_settings(**own)), **keywords).settings.database == "shop"
+
+    assert warnings_of(caplog) == []
 
 
 def test_one_that_is_missing_for_that_reason(

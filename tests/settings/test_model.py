@@ -109,6 +109,7 @@ def test_one_error_names_all_that_is_missing_or_wrong() -> None:
         ({"port": "5432,x"}, "port: must be a number from 1 to 65535"),
         ({"hostname": "a,b", "port": "5432,5433,5434"}, "port: 3 ports for 2 hosts"),
         ({"failover": True}, "failover: .* set durable_slot=True"),
+        ({"numbers": "float"}, r"numbers: .*'auto' or 'decimal' .*WALEX_NUMBERS"),
         ({"message_middleware": "no.such:thing"}, "message_middleware: "),
         ({"publish_timeout": 0}, "publish_timeout: "),
         ({"url": 42}, "url: "),

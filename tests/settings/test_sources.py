@@ -52,6 +52,7 @@ def test_a_keyword_wins_over_the_environment_over_the_file_over_the_application(
         ("message_middleware", "os.path:join", __import__("os").path.join),
         ("publish_timeout", "5", 5.0),
         ("reconnect_timeout", "60", 60.0),
+        ("numbers", "decimal", "decimal"),
         ("log_interval", "1", 1.0),
         ("connect_timeout", "3", 3.0),
     ],

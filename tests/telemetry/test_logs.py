@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support import Database, wait_until
+from tests.support.project import Project
 from walex_celery.telemetry.log_fields import JsonFormatter
 
 MODULE = """
@@ -128,6 +130,65 @@ def test_each_line_is_json_and_says_what_it_is_about(shop: Shop) -> None:
     assert isinstance(own["xid"], int)
     assert "/" in log.one("stopped; everything up to")["lsn"]
     assert "secret" not in log.text, "no row data"
+
+
+START = """
+    from celery import Celery
+    from walex_celery import Filters, WalEx
+
+    app = Celery("shop")
+    walex = WalEx(app, publication="events", subscriptions=["users", "sales.orders"], durable_slot=True)
+
+    @app.task
+    def send_welcome_email(event): ...
+
+    @walex.on_insert("users", Filters(unwatched_records={"event_subscribe": False}), ["send_welcome_email"])
+    def users_inserted(events): ...
+
+    @walex.on_update("sales.orders", Filters(unwatched_fields=["updated_at", "viewed_at"]))
+    @app.task(expires=3600)
+    def index(event): ...
+
+    @walex.on_event("all", on_error="retry:limit=10")
+    def count(events): ...
+"""
+
+
+def test_the_start_is_as_the_documentation_has_it(database: Database, redis_url: str, tmp_path: Path) -> None:
+    """Each handler with its tables, functions and filters; the ways of publishing in words for users."""
+    database.execute(
+        "CREATE SCHEMA sales; CREATE TABLE users (id int PRIMARY KEY, event_subscribe bool);"
+        " CREATE TABLE sales.orders (id int PRIMARY KEY, updated_at date, viewed_at date);"
+        " ALTER TABLE sales.orders REPLICA IDENTITY FULL; CREATE PUBLICATION events FOR TABLE users, sales.orders"
+    )
+    project = Project(tmp_path)
+    project.write({"shop.py": START})
+    producer = ("-A", "shop", "walex", "producer", "--log-format", "json")
+    settings = {"WALEX_URL": database.url, "CELERY_BROKER_URL": redis_url, "WALEX_SLOT_NAME": database.name}
+    with project.command(*producer, **settings):
+        wait_until(lambda: '"broker redis:' in project.output(*producer), 60, "it has logged the broker")
+        output = project.output(*producer)
+    lines = [json.loads(line) for line in output.splitlines(keepends=True) if line.endswith("\n")]
+
+    page = (Path(__file__).parents[2] / "docs" / "operations" / "logs.md").read_text(encoding="utf-8")
+    documented = page.partition("## At start")[2].partition("```\n")[2].partition("```")[0].splitlines()
+    loggers = {"walex_celery.producer", "walex_celery.broker.publisher"}
+    logged = [line["message"] for line in lines if line["logger"] in loggers and line["level"] == "INFO"]
+    first, last = logged.index(documented[0]), next(n for n, m in enumerate(logged) if m.startswith("broker"))
+    address = f"postgres@127.0.0.1:{database.server.port}/{database.name}"
+    as_documented = [
+        re.sub(r"redis://\S+", "redis://localhost:6379/0", re.sub(r"Postgres \d+", "Postgres 17", message))
+        .replace(address, "shop@localhost:5432/shop")
+        .replace(f"slot {database.name}", "slot shop_walex")
+        for message in logged[first : last + 1]
+    ]
+    assert as_documented == documented
+    ways = {line["task"]: line["way"] for line in lines if "way" in line}
+    assert ways == {"shop.send_welcome_email": "template", "shop.index": "collect"}, "names stay as they are"
+    about = [(line["handler"], line["table"]) for line in lines if " -> " in line["message"]]
+    assert about == [
+        ("shop.users_inserted", "users"), ("shop.index", "sales.orders"), ("shop.count", "all")
+    ]  # fmt: skip
 
 
 def test_what_ends_the_producer_is_a_line_with_its_traceback(shop: Shop) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from walex_celery import Lsn
-from walex_celery.telemetry.progress import Progress, human_bytes
+from walex_celery.telemetry.progress import Progress, human_bytes, human_seconds
 from walex_celery.telemetry.report import LagStatus
 from walex_celery.telemetry.statistics import Statistics
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operations" / "logs.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +47,7 @@ def test_the_line_tells_rates_and_lag(caplog: pytest.LogCaptureFixture) -> None:
     progress.log(counted(1, 3, 4), acknowledged=Lsn(0x16B3748), lag=LagStatus(2048, 90.0))
 
     text = line(caplog)
-    assert "events/s" in text
+    assert text.startswith("3 events, 4 tasks, 1 transaction in ")
     assert "lag 2.0 KiB, 90." in text
     assert text.endswith("acknowledged 0/16B3748")
 
@@ -56,7 +60,71 @@ def test_what_was_told_is_not_told_again(caplog: pytest.LogCaptureFixture) -> No
 
     progress.log(totals, acknowledged=Lsn(0), lag=LagStatus())
 
-    assert line(caplog).startswith("0 events/s, 0 tasks/s, 0 transactions/s; lag unknown, 0.0 s")
+    assert re.match(r"0 events, 0 tasks, 0 transactions in [\d.]+ .?s; lag unknown, 0\.0 s", line(caplog))
+
+
+@pytest.mark.parametrize(
+    ("counts", "seconds", "begins"),
+    [
+        ((12, 37, 41), 60, "37 events, 41 tasks, 12 transactions in 60 s; lag"),
+        ((1, 1, 1), 10, "1 event, 1 task, 1 transaction in 10 s; lag"),
+        (
+            (1_000, 312_004, 624_008),
+            10.4,
+            "312,004 events, 624,008 tasks, 1,000 transactions in 10 s (30,000 events/s); lag",
+        ),
+        ((5, 500, 0), 3600, "500 events, 0 tasks, 5 transactions in 60 min; lag"),
+    ],
+)
+def test_a_few_events_are_not_shown_as_none(
+    counts: tuple[int, int, int],
+    seconds: float,
+    begins: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """37 events in a minute are 0.6 a second, which was shown as 0."""
+    caplog.set_level(logging.INFO)
+    now = 1000.0
+    monkeypatch.setattr("walex_celery.telemetry.progress.time", SimpleNamespace(monotonic=lambda: now))
+    progress = Progress(60)
+    now += seconds
+
+    progress.log(counted(*counts), acknowledged=Lsn(0), lag=LagStatus(0))
+
+    assert line(caplog).startswith(begins)
+
+
+def test_the_documentation_has_lines_as_they_are_logged(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    documented = PAGE.partition("## The progress line")[2].partition("```\n")[2].partition("```")[0]
+    now = 1000.0
+    monkeypatch.setattr("walex_celery.telemetry.progress.time", SimpleNamespace(monotonic=lambda: now))
+    progress = Progress(10)
+    statistics = counted(12, 37, 41)
+    now += 10
+    progress.log(statistics, acknowledged=Lsn(0x16B3748), lag=LagStatus(1229, 0.4))
+    statistics.transactions, statistics.events, statistics.tasks = 1052, 312_037, 312_041
+    now += 10
+    behind = LagStatus(1_288_490_189, 200.0, 2**31, seconds_left=185.0)
+    progress.log(statistics, acknowledged=Lsn(0x2F6A3C8), lag=behind)
+
+    assert [record.getMessage() for record in caplog.records] == documented.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 ms"), (0.00000012, "0.1 µs"), (0.00001, "10 µs"), (0.0005, "500 µs"), (0.001, "1.0 ms"),
+        (0.00149, "1.5 ms"), (0.0123, "12 ms"), (0.5, "500 ms"), (1.25, "1.2 s"), (90, "90 s"), (200, "3 min"),
+        (7200, "2 h"), (86400 * 3, "3 days"),
+    ],
+)  # fmt: skip
+def test_durations_for_people(seconds: float, text: str) -> None:
+    """A mean of 10 µs is not shown as 0.0 ms."""
+    assert human_seconds(seconds) == text
 
 
 def test_the_end_of_a_backlog_is_foretold(caplog: pytest.LogCaptureFixture) -> None:

@@ -110,7 +110,7 @@ class Publisher:
                 )
             self._targets[key] = target
             about = {"task": target.name, "way": target.way}
-            logger.info("Task %s is published by %s: %s", target.name, target.way, target.reason, extra=about)
+            logger.info("Task %s %s", target.name, target.in_words, extra=about)
             if not target.is_known:
                 _warn_of_unknown(target)
             if target.is_sent_at_once:
@@ -321,7 +321,7 @@ class Publisher:
             way = target.way
             target.plan()
             if target.way != way:
-                logger.info("Task %s is now published by %s: %s", target.name, target.way, target.reason)
+                logger.info("Task %s, from now on, %s", target.name, target.in_words)
 
     def _start_heart(self) -> None:
         if self._heart is None and self._writer.has_heartbeats:

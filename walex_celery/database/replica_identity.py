@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from walex_celery.database.changes import identity_changes, not_full
 from walex_celery.database.finding import Finding, Severity, sql
 from walex_celery.database.publication import publishes_old_rows
 from walex_celery.database.registry import check
 from walex_celery.database.subject import Subject
+from walex_celery.handlers.kinds import UPDATE
+
+_NOT_SENT: Final = (
+    "a TOASTed (large) value that an update did not change is absent from event.new_record "
+    "(reading it is a KeyError)"
+)
 
 
 @check("updates and deletes carry the old values that filters need")
@@ -24,13 +31,13 @@ def old_values(subject: Subject) -> Iterator[Finding]:
         if requirement.state not in lacking:
             where += f"'s partitions {', '.join(str(state.table) for state in lacking)}"
         severity: Severity = "warning" if requirement.by_filters else "info"
-        lost = (
-            f"so {'; '.join(requirement.by_filters)} drop nothing"
-            if requirement.by_filters
-            else "so event.changes is None, a TOASTed (large) value that an update did not change is absent from "
-            "event.new_record (reading it is a KeyError), and a deleted row is only its key, for "
-            + ", ".join(requirement.by_changes)
-        )
+        if requirement.by_filters:
+            lost = f"so {'; '.join(requirement.by_filters)} drop nothing"
+            if UPDATE.name in requirement.types:
+                lost += f", and {_NOT_SENT}"
+        else:
+            lost = f"so event.changes is None, {_NOT_SENT}, and a deleted row is only its key, for "
+            lost += ", ".join(requirement.by_changes)
         sentence = f"the replica identity of {where} is not FULL: old values are missing, {lost}"
         changes = identity_changes(requirement, subject.schema, subject.statements)
         yield Finding("old_values", severity, sentence, sql(*(change.sql for change in changes)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from walex_celery.events.values import TypeDefinition
+from walex_celery.events.values import Numbers, TypeDefinition
 from walex_celery.postgres.lsn import Lsn
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
         columns: type name by column name, in column order.
         key: names of the columns that identify a row (replica identity, or the primary key with FULL).
         types: what the types that are not built in are made of, by type name.
+        numbers: what numbers in json and jsonb are (setting ``numbers``); workers, which have no settings, go by it.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Source(msgspec.Struct, frozen=True, omit_defaults=True):
     columns: dict[str, str]
     key: tuple[str, ...] = ()
     types: dict[str, TypeDefinition] = {}
+    numbers: Numbers = "auto"
 
     @property
     def full_name(self) -> str:

@@ -20,7 +20,7 @@ from walex_celery.events.cells import (
     quick_encoder,
     text_of_cell,
 )
-from walex_celery.events.values import Definitions, TypeDefinition, Wire, caster, wire_form
+from walex_celery.events.values import Definitions, Numbers, TypeDefinition, Wire, caster, wire_form
 
 _NUMBERS = frozenset({"smallint", "integer", "bigint", "oid"})
 _encode_json = msgspec.json.Encoder().encode
@@ -35,6 +35,7 @@ class Shape:
     Args:
         columns: type name by column name, in column order.
         definitions: what the types that are not built in are made of, by type name.
+        numbers: what those of JSON documents are.
 
     Attributes:
         kinds: how each column's cells become JSON; see :func:`~walex_celery.events.cells.encoder`.
@@ -56,12 +57,14 @@ class Shape:
         "names",
     )
 
-    def __init__(self, columns: Mapping[str, str], definitions: Definitions) -> None:
+    def __init__(
+        self, columns: Mapping[str, str], definitions: Definitions, numbers: Numbers = "auto"
+    ) -> None:
         self.columns = dict(columns)
         self.definitions = dict(definitions)
         self.names = tuple(columns)
         self.index = {name: number for number, name in enumerate(self.names)}
-        self._casters = tuple(caster(type_name, definitions) for type_name in columns.values())
+        self._casters = tuple(caster(type_name, definitions, numbers) for type_name in columns.values())
         self._forms = tuple(wire_form(type_name, definitions) for type_name in columns.values())
         self.json_keys = tuple(json_string(name) + b":" for name in self.names)
         self._encoders = tuple(map(encoder, self._forms))
@@ -167,7 +170,9 @@ def _refuse(*_: object) -> None:
 
 @lru_cache(maxsize=1024)
 def shared_shape(
-    columns: tuple[tuple[str, str], ...], definitions: tuple[tuple[str, TypeDefinition], ...]
+    columns: tuple[tuple[str, str], ...],
+    definitions: tuple[tuple[str, TypeDefinition], ...],
+    numbers: Numbers,
 ) -> Shape:
     """The shape that a worker reads a table's rows with; made once for each table it meets."""
-    return Shape(dict(columns), dict(definitions))
+    return Shape(dict(columns), dict(definitions), numbers)

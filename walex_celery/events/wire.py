@@ -168,7 +168,7 @@ class WireEvent(Event):
     @cached_property
     def _shape(self) -> Shape:
         source = self._wire.source
-        return shared_shape(tuple(source.columns.items()), tuple(source.types.items()))
+        return shared_shape(tuple(source.columns.items()), tuple(source.types.items()), source.numbers)
 
     def _cells(self, members: dict[str, msgspec.Raw]) -> list[Cell]:
         return self._shape.from_json(members, self._wire.as_text)

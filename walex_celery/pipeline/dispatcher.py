@@ -112,6 +112,10 @@ class Dispatcher:
         }
         return list(found.values())
 
+    def functions_of(self, handler: Handler) -> list[TaskTarget]:
+        """The prepared functions of *handler*, in its order."""
+        return [target.function for target in self._targets.get(handler, ())]
+
     def dispatch(self, chunk: Chunk) -> None:
         """Call the batch handlers of *chunk*, then add its tasks to the publisher.
 

@@ -125,7 +125,7 @@ class Planner:
         definitions: dict[str, TypeDefinition],
     ) -> TablePlan:
         table = Table(relation.namespace, relation.name)
-        shape = Shape(columns, definitions)
+        shape = Shape(columns, definitions, self.settings.numbers)
         tally = self._statistics.tally
         source = Source(
             SOURCE_NAME,
@@ -136,6 +136,7 @@ class Planner:
             columns,
             key,
             definitions,
+            self.settings.numbers,
         )
         return TablePlan(
             source,

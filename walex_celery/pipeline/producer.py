@@ -270,6 +270,7 @@ class Producer:
             run.settings,
             stream.server,
             self._walex.handlers,
+            functions=run.dispatcher.functions_of,
             policy=run.runner.policy,
             broker=run.publisher.describe(),
             created=stream.created,

@@ -10,6 +10,7 @@ from celery import Celery
 from walex_celery._speedups import speedups
 from walex_celery.broker import TaskTarget, durability
 from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.events.event import printable, short
 from walex_celery.handlers.policies import Halt, OnError
 from walex_celery.handlers.registry import Handler
 from walex_celery.postgres.lsn import Lsn
@@ -50,6 +51,7 @@ def log_start(
     server: Server,
     handlers: Iterable[Handler],
     *,
+    functions: Callable[[Handler], Iterable[TaskTarget]],
     policy: Callable[[Handler], OnError],
     broker: str,
     created: bool,
@@ -61,6 +63,7 @@ def log_start(
         settings: those in force.
         server: streamed from.
         handlers: all that are registered.
+        functions: the functions of a handler.
         policy: what happens when a handler fails.
         broker: its address, without a password.
         created: whether the slot was made now.
@@ -74,10 +77,9 @@ def log_start(
     logger.info("slot %s (%s, %s)", settings.slot, durable, made, extra={"slot": settings.slot})
     logger.info("publication %s; subscribed to %s", ", ".join(settings.publication), subscribed(settings))
     for handler in handlers:
-        on_error = policy(handler)
-        on_failure = "" if isinstance(on_error, Halt) else f" (on_error={on_error})"
         about = {"handler": handler.name, "table": str(handler.table or handler.prefix or "all")}
-        logger.info("%s -> %s%s", handler.registration, handler.name, on_failure, extra=about)
+        does = _in_words(handler, settings, functions(handler), policy(handler))
+        logger.info("%s -> %s", handler.registration, does, extra=about)
     logger.info("broker %s", broker)
     if speedups.compiled:
         logger.info("the compiled part is used")
@@ -95,6 +97,25 @@ def log_start(
         logger.warning(
             "the slot is temporary: changes made while no producer runs are not seen (durable_slot=True)"
         )
+
+
+def _in_words(
+    handler: Handler, settings: WalExSettings, functions: Iterable[TaskTarget], on_error: OnError
+) -> str:
+    """What is called and enqueued for a handler's events, for which of them, and what happens if it fails."""
+    called = [] if handler.batch is None else [f"{handler.name} (batch handler)"]
+    clauses = [", ".join([*called, *(f"{function.name} (task)" for function in functions)])]
+    if handler.of_tables and handler.table is None:
+        clauses.append(f"of {'all published tables' if settings.all_tables else subscribed(settings)}")
+    if unwatched := handler.filters.unwatched_records:
+        values = " and ".join(f"{name}={short(repr(value))}" for name, value in unwatched.items())
+        clauses.append(f"drops events with {printable(values)}")
+    if handler.filters.unwatched_fields:
+        columns = ", ".join(handler.filters.unwatched_fields)
+        clauses.append(f"drops updates of nothing but {printable(columns)}")
+    if not isinstance(on_error, Halt):
+        clauses.append(f"on_error={on_error}")
+    return "; ".join(clauses)
 
 
 def log_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from walex_celery.errors import ConfigurationError
 from walex_celery.filters import Table
 from walex_celery.settings.model import WalExSettings, check_subscriptions, describe
-from walex_celery.settings.url import parse_url
+from walex_celery.settings.url import URL_PARTS, parse_url
 
 #: What add_config and remove_config may change, and what only replace_config may.
 LIST_KEYS: Final = frozenset({"subscriptions", "modules", "publication"})
@@ -23,9 +23,6 @@ CONNECTION_KEYS: Final = frozenset(
 )  # fmt: skip
 #: Those that decide which slot of which server is read.
 PLACE_KEYS: Final = frozenset({"hostname", "port", "database", "durable_slot", "slot_name", "libpq"})
-_URL_PARTS: Final = (
-    "hostname", "port", "username", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey", "libpq"
-)  # fmt: skip
 REPLACE_KEYS: Final = LIST_KEYS | CONNECTION_KEYS | {"message_middleware", "on_error", "dead_letters"}
 
 
@@ -43,7 +40,7 @@ def changed(settings: WalExSettings, action: str, key: str, value: Any) -> WalEx
     current = {name: getattr(settings, name) for name in WalExSettings.model_fields}
     if key == "url":
         # The whole: what the new one leaves out is not taken from the old one.
-        current |= {**dict.fromkeys(_URL_PARTS), **_parts_of_url(value)}
+        current |= {**dict.fromkeys(URL_PARTS), **_parts_of_url(value)}
     elif key in CONNECTION_KEYS:
         # The url was split into its parts at the start; kept beside them it would override the new value.
         current["url"] = None

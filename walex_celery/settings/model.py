@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Final, TypeVar, overload
+from typing import Annotated, Any, Final, Literal, TypeVar, overload
 
 from pydantic import (
     AfterValidator,
@@ -187,6 +187,11 @@ class WalExSettings(EventModules):
     message_middleware: ImportString[Callable[..., Any]] | None = Field(
         None, description="callable(message, app_name) between the stream and the processing"
     )
+    numbers: Literal["auto", "decimal"] = Field(
+        "auto",
+        description="in json and jsonb, written with a fraction or exponent: 'auto' makes a float where that is exact "
+        "and a Decimal elsewhere, 'decimal' always a Decimal",
+    )
     publish_timeout: float = Field(30, gt=0, description="seconds for the broker to confirm a batch")
     max_waiting_bytes: int = Field(
         64 * 2**20,
@@ -327,7 +332,7 @@ def load_settings(
     """
     if kind is WalExSettings:
         # Before they are read: one that is missing may be one of these.
-        for warning in misspelt(kind, conf):
+        for warning in misspelt(kind, [key for key, value in keywords.items() if value is not None], conf):
             logger.warning(warning)
     with loading_from(conf):
         try:

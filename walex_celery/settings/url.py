@@ -8,6 +8,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from walex_celery.settings.hosts import check_ports, split_hosts
 
+#: The settings that a url may give.
+URL_PARTS: Final = (
+    "hostname", "port", "username", "password", "database", "sslmode", "sslrootcert", "sslcert", "sslkey", "libpq"
+)  # fmt: skip
 #: Connection parameters that are not given by libpq's name, each with the reason.
 OWN_PARAMETERS: Final = {
     "host": "set hostname=",

@@ -1,16 +1,20 @@
-"""The producer's periodic log line: rates since the last line, and the lag."""
+"""The producer's periodic log line: what was done since the last line, and the lag."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.telemetry.report import LagStatus
 from walex_celery.telemetry.statistics import Statistics
 
 logger = logging.getLogger("walex_celery.progress")
+
+
+#: Events per second; a lower rate is not shown.
+_SHOWN_RATE: Final = 10
 
 
 class _Totals(NamedTuple):
@@ -20,7 +24,7 @@ class _Totals(NamedTuple):
 
 
 class Progress:
-    """Rates between two log lines, and the lag as last measured."""
+    """What was done between two log lines, and the lag as last measured."""
 
     def __init__(self, interval_seconds: float) -> None:
         self._interval = interval_seconds
@@ -41,10 +45,13 @@ class Progress:
         tasks = totals.tasks - self._last.tasks
         transactions = totals.transactions - self._last.transactions
         logger.info(
-            "%.0f events/s, %.0f tasks/s, %.0f transactions/s; lag %s, %.1f s%s; acknowledged %s",
-            events / elapsed,
-            tasks / elapsed,
-            transactions / elapsed,
+            "%s, %s, %s in %s%s; lag %s, %.1f s%s; acknowledged %s",
+            _counted(events, "event"),
+            _counted(tasks, "task"),
+            _counted(transactions, "transaction"),
+            human_seconds(elapsed),
+            # Of few events the rate would be rounded to next to nothing.
+            f" ({events / elapsed:,.0f} events/s)" if events / elapsed >= _SHOWN_RATE else "",
             "unknown" if lag.bytes is None else human_bytes(lag.bytes),
             lag.seconds,
             "" if lag.seconds_left is None else f", done in about {human_seconds(lag.seconds_left)}",
@@ -61,6 +68,10 @@ class Progress:
         self._at, self._last = now, totals
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def human_bytes(count: int) -> str:
     """*count* bytes, readable.
 
@@ -75,6 +86,10 @@ def human_bytes(count: int) -> str:
     return f"{size:.1f} TiB"
 
 
+#: In seconds, and up to which number of it; 999.6 µs are 1.0 ms.
+_UNITS: Final = ((1e-6, "µs", 999.5), (1e-3, "ms", 999.5), (1, "s", 120), (60, "min", 120), (3600, "h", 48))
+
+
 def human_seconds(seconds: float) -> str:
     """A duration, readable and rounded.
 
@@ -82,12 +97,13 @@ def human_seconds(seconds: float) -> str:
     '3 min'
     >>> human_seconds(0.0123)
     '12 ms'
+    >>> human_seconds(0.0000084)
+    '8.4 µs'
     """
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 or not seconds else f"{seconds * 1000:.1f} ms"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    for size, unit, limit in ((1, "s", 120), (60, "min", 120), (3600, "h", 48)):
-        if seconds / size < limit:
-            return f"{seconds / size:.0f} {unit}"
+    if not seconds:
+        return "0 ms"
+    for size, unit, limit in _UNITS:
+        number = seconds / size
+        if number < limit:
+            return f"{number:.1f} {unit}" if number < 10 and size <= 1 else f"{number:.0f} {unit}"
     return f"{seconds / 86400:.0f} days"

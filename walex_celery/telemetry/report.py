@@ -41,7 +41,7 @@ def node_name(instance: str, *, standby: bool = False) -> str:
 
 
 class DurationStatus(msgspec.Struct, frozen=True):
-    """How long something took; ``None`` before the first. ``p50`` and ``p95`` are estimated from buckets."""
+    """How long something took; ``None`` before the first. ``p50`` and ``p95`` are estimated."""
 
     count: int
     mean: float | None
@@ -178,6 +178,7 @@ class ProducerStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 def durations(found: Durations) -> DurationStatus:
     """A summary of *found*."""
+    found = found.copy()  # the producer goes on counting
     count = found.count
     if not count:
         return DurationStatus(0, None, None, None, None)

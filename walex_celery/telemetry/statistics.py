@@ -6,6 +6,7 @@ another may be of two moments. Counting an event costs one attribute increment, 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,50 +14,97 @@ from typing import Final, NamedTuple
 
 from walex_celery.postgres.pgoutput import timestamp
 
-#: Upper bounds of the buckets for durations, in seconds.
-BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+#: Upper bounds of the buckets that /metrics shows, in seconds. A handler that only counts takes some 10 µs.
+BOUNDS: Final = (
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0
+)  # fmt: skip
+#: Those that are counted in: ten for each power of ten (the preferred numbers R10), from 1 µs to 2 h.
+_FINE: Final = tuple(
+    sorted(
+        {*BOUNDS}
+        | {
+            float(f"{step}e{power}")
+            for power in range(-6, 4)
+            for step in (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.3, 8)
+        }
+    )
+)
 
 
 class Durations:
     """Durations in buckets, as in a Prometheus histogram.
 
     Attributes:
-        buckets: the counts for each of :data:`BOUNDS` (not cumulative) and, last, for longer ones.
         sum: of all, in seconds.
         last: the newest one, in seconds.
+        shortest, longest: in seconds; infinity and 0 if there were none.
     """
 
-    __slots__ = ("buckets", "last", "sum")
+    __slots__ = ("_counts", "last", "longest", "shortest", "sum")
 
     def __init__(self) -> None:
-        self.buckets = [0] * (len(BOUNDS) + 1)
+        self._counts = [0] * (len(_FINE) + 1)
         self.sum = 0.0
         self.last = 0.0
+        self.shortest = math.inf
+        self.longest = 0.0
 
     @property
     def count(self) -> int:
         """How many there were."""
-        return sum(self.buckets)
+        return sum(self._counts)
 
-    def quantile(self, part: float) -> float | None:
-        """The duration that *part* (0 to 1) of them did not exceed, estimated from the buckets; ``None`` if empty."""
-        buckets = tuple(self.buckets)
-        rank = part * sum(buckets)
-        if not rank:
-            return None
-        below = 0
-        for number, (bound, found) in enumerate(zip(BOUNDS, buckets, strict=False)):
-            if below + found >= rank:
-                lower = BOUNDS[number - 1] if number else 0.0
-                return lower + (bound - lower) * (rank - below) / found
-            below += found
-        return BOUNDS[-1]
+    @property
+    def buckets(self) -> list[int]:
+        """The counts for each of :data:`BOUNDS` (not cumulative) and, last, for longer ones."""
+        buckets = [0] * (len(BOUNDS) + 1)
+        for bound, found in zip((*_FINE, math.inf), self._counts, strict=True):
+            buckets[bisect_left(BOUNDS, bound)] += found
+        return buckets
 
     def observe(self, seconds: float) -> None:
         """Count one."""
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
+        self._counts[bisect_left(_FINE, seconds)] += 1
         self.sum += seconds
         self.last = seconds
+        if seconds < self.shortest:
+            self.shortest = seconds
+        if seconds > self.longest:
+            self.longest = seconds
+
+    def copy(self) -> Durations:
+        """A copy that stays as it is, whose figures are of one moment; callable from any thread."""
+        copied = Durations()
+        # Nothing is called in between, here and after bisect_left() above, so CPython does not change threads.
+        copied._counts, copied.sum, copied.last, copied.shortest, copied.longest = (
+            self._counts[:], self.sum, self.last, self.shortest, self.longest
+        )  # fmt: skip
+        return copied
+
+    def quantile(self, part: float) -> float | None:
+        """The duration that *part* (0 to 1) of them did not exceed, estimated; ``None`` if there were none.
+
+        From the buckets, and no less or more than the other figures allow, so that no estimate contradicts the mean.
+        """
+        count = self.count
+        if not count:
+            return None
+        rank = max(1, math.ceil(part * count))
+        longer = count - rank
+        # If all the longer ones were as long as the longest; if all the shorter ones were as short as the shortest.
+        least = (self.sum - longer * self.longest) / rank
+        most = (self.sum - (rank - 1) * self.shortest) / (longer + 1)
+        estimate = min(max(self._in_bucket(rank), least), most)
+        return min(max(estimate, self.shortest), self.longest)
+
+    def _in_bucket(self, rank: int) -> float:
+        """The duration of this rank, from 1, if those of each bucket are spread evenly over it."""
+        lower, below = 0.0, 0
+        for bound, found in zip((*_FINE, max(self.longest, _FINE[-1])), self._counts, strict=True):
+            if below + found >= rank:
+                return lower + (bound - lower) * (rank - below) / found
+            lower, below = bound, below + found
+        return self.longest
 
 
 class Tally:

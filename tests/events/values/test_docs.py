@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import doctest
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from tests.events.values.printer import Printer
 from tests.events.values.samples import SAMPLES
 from walex_celery.events import values as types
-from walex_celery.events.values import Wire, caster, wire_form
+from walex_celery.events.values import Numbers, Wire, caster, wire_form
 from walex_celery.events.values.builtin import BUILTINS
 
 PAGE = Path(__file__).parents[3] / "docs" / "types.md"
@@ -52,6 +55,28 @@ def test_what_it_says_of_types_that_are_text_is_so() -> None:
             assert all(caster(name)("any text") == "any text" for name in quoted(row[0]))
 
 
+def test_its_table_of_kinds_is_true(printer: Printer) -> None:
+    part = PAGE.read_text(encoding="utf-8").partition("## Dates and times")[2].partition("\n\nIn arrays")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if "|" in line][2:]
+    names = {"date": date, "datetime": datetime, "time": time, "UTC": UTC, "timezone": timezone}
+    assert [quoted(row[0]) for row in rows] == [
+        ["date"],
+        ["timestamp"],
+        ["timestamptz"],
+        ["time"],
+        ["timetz"],
+    ]
+
+    for type_cell, text_cell, python, zone in rows:
+        (name,), (text,), (wanted,) = map(quoted, (type_cell, text_cell, python))
+        assert printer.echo(name, text) == text
+        value = caster(name)(text)
+        assert repr(value) == repr(eval(wanted, {**names, "timedelta": timedelta}))
+        assert caster(f"{name}[]")(f'{{"{text}"}}') == [value]
+        assert (getattr(value, "tzinfo", None) is None) == (zone == "" or zone.startswith("naive"))
+    assert printer.text("'2024-05-06 07:08:09+05:30'::timestamptz") == "2024-05-06 01:38:09+00"
+
+
 def test_its_table_of_dates_is_true() -> None:
     part = (
         PAGE.read_text(encoding="utf-8")
@@ -72,6 +97,26 @@ def test_its_table_of_dates_is_true() -> None:
                 assert any(type(value) is type(wanted) and value == wanted for value in values)
             seen += 1
     assert seen > len(rows)
+
+
+def test_its_table_of_numbers_in_json_is_true() -> None:
+    part = PAGE.read_text(encoding="utf-8").partition("## Numbers in JSON")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if "|" in line][2:]
+    assert len(rows) > 5
+
+    for printed, *wanted in rows:
+        for text in quoted(printed.partition(" (")[0]):
+            for numbers, cell in zip(get_args(Numbers), wanted, strict=True):
+                value = caster("json", numbers=numbers)(text)
+                if quoted(cell) == ["int"]:
+                    assert type(value) is int
+                    assert value == int(text)
+                else:
+                    assert repr(value) == repr(eval(quoted(cell)[0], {"Decimal": Decimal}))
+
+
+def test_what_jsonb_makes_of_an_exponent(printer: Printer) -> None:
+    assert [printer.echo("jsonb", text) for text in ("1e2", "1.50", "-0.0")] == ["100", "1.50", "0.0"]
 
 
 def test_its_examples_run() -> None:

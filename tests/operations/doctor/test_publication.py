@@ -181,6 +181,24 @@ def test_what_a_handler_may_want_to_see_is_told_only(clinic: Clinic) -> None:
     assert ids(findings) == {("old_values", "info")}
     assert "a deleted row is only its key" in findings[0].sentence
     assert "a TOASTed (large) value that an update did not change is absent" in findings[0].sentence
+    assert "reading it is a KeyError" in findings[0].sentence
+
+
+def test_what_is_not_sent_is_told_where_filters_need_full_too(clinic: Clinic) -> None:
+    """A handler of updates with a filter reads columns as well; one of deletes gets no update."""
+    clinic.execute("ALTER TABLE users REPLICA IDENTITY DEFAULT")
+    walex = clinic.application()
+    walex.on_delete("users", Filters(unwatched_records={"name": "x"}))(ignore)
+    deletes = only(clinic.examine(walex), "old_values")
+    walex.on_update("users", Filters(unwatched_fields=["updated_at"]))(ignore)
+    updates = only(clinic.examine(walex), "old_values")
+
+    assert (deletes.severity, updates.severity) == ("warning", "warning")
+    assert "KeyError" not in deletes.sentence
+    assert updates.sentence.endswith(
+        "drop nothing, and a TOASTed (large) value that an update did not change is absent from event.new_record "
+        "(reading it is a KeyError)"
+    )
 
 
 def test_a_filter_names_a_column_that_no_table_has(clinic: Clinic) -> None:

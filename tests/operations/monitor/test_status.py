@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,8 @@ from walex_celery import Event, Lsn, WalEx
 from walex_celery.cli import EXIT_NO_PRODUCER, EXIT_OK
 from walex_celery.operations.monitor.screen import render
 from walex_celery.operations.monitor.status import StatusReader, StatusReport
-from walex_celery.telemetry.report import LagStatus
+from walex_celery.telemetry.report import LagStatus, durations
+from walex_celery.telemetry.statistics import Durations
 from walex_celery.testing.servers import Valkey
 
 GIB = 1024**3
@@ -189,6 +191,26 @@ def test_a_backlog_shows_how_much_is_left_and_when_it_will_be_done(app: Celery, 
     assert "done in about 3 min" in text
     assert "75% of 4.0 GiB" in text
     assert "━" in text
+
+
+def test_the_times_of_a_fast_handler_agree(app: Celery, shop: Database) -> None:
+    """A mean of 12 µs was shown as 0.0 ms, beside a p50 of 0.5 ms."""
+    walex = make_walex(app, shop)
+    walex.on_insert("items")(lambda events: None)
+    with present(app, walex), StatusReader(walex, "shop") as reader:
+        report = reader.read()
+    times = Durations()
+    for microseconds in (8, *[12] * 998, 16):
+        times.observe(microseconds / 1_000_000)
+    (producer,) = report.producers
+    (handler,) = producer.handlers
+    fast = msgspec.structs.replace(handler, calls=1000, seconds=durations(times))
+    producer = msgspec.structs.replace(producer, handlers=(fast,), publish=durations(times))
+
+    text = shown(msgspec.structs.replace(report, producers=(producer,)))
+
+    assert re.search(r" 1,000 +0 +12 µs +1[12] µs +12 µs ", text), text
+    assert "a batch takes 12 µs (p95 12 µs)" in text
 
 
 def test_a_slot_that_postgres_gave_up_is_shown_as_such(app: Celery, shop: Database) -> None:

@@ -82,9 +82,7 @@ class KeyedTarget(TaskTarget):
         variant = self.to(*destination)
         self._note_declares()
         if not self.eager and variant.way != self.way:
-            logger.info(
-                "Task %s to %s is published by %s: %s", self.name, destination, variant.way, variant.reason
-            )
+            logger.info("Task %s to %s %s", self.name, destination, variant.in_words)
         return variant
 
     def _fill(self, task_id: str, value: bytes, argsrepr: str, head: bytes = b"") -> Item | None:

@@ -33,9 +33,12 @@ def own_publish(app: Celery, task: Any) -> str | None:
         return "the app overrides send_task"
     if task is None:
         return None
-    cls = type(task)
-    if cls.apply_async is not Task.apply_async or "apply_async" in vars(task):
-        return f"{cls.__name__} overrides apply_async"
+    if "apply_async" in vars(task):
+        return "the task overrides apply_async"
+    if type(task).apply_async is not Task.apply_async:
+        # The task's own class is one that Celery made, with the function's name.
+        base = next(cls for cls in type(task).__mro__ if "apply_async" in vars(cls))
+        return f"{base.__name__} overrides apply_async"
     return None
 
 

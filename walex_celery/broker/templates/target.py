@@ -27,6 +27,14 @@ logger = logging.getLogger("walex_celery.broker.function")
 _TRIAL = (sentinels.TASK_ID, sentinels.VALUE, sentinels.ARGSREPR)
 _PROOF = (sentinels.PROOF_TASK_ID, sentinels.PROOF_VALUE, sentinels.PROOF_ARGSREPR)
 
+_IN_WORDS = {
+    "template": "is published from a template, the fastest way",
+    "receivers": "is published from a template, slower because receivers are called for each message",
+    "collect": "is published in batches, slower because Celery makes each message",
+    "apply_async": "sends each message by itself, slowest because each is confirmed before the next one",
+    "eager": "runs in the producer",
+}
+
 
 class TaskTarget:
     """A Celery task that events are sent to.
@@ -67,6 +75,12 @@ class TaskTarget:
     def __repr__(self) -> str:
         where = f" to {self._destination}" if any(self._destination) else ""
         return f"<TaskTarget {self.name}{where} by {self.way}: {self.reason}>"
+
+    @property
+    def in_words(self) -> str:
+        """The way and why, as the predicate of a sentence about the task, for the log."""
+        way = "eager" if self.eager else "receivers" if self.calls_receivers else self.way
+        return f"{_IN_WORDS[way]}: {self.reason}"
 
     @property
     def is_sent_at_once(self) -> bool:
@@ -115,7 +129,7 @@ class TaskTarget:
         self._sender = Sender(self._app, self._task, self.name, self._destination)
         self.eager = bool(self._app.conf.task_always_eager) and self._task is not None
         if self.eager:
-            self.way, self.reason = "apply_async", "task_always_eager runs it in this process"
+            self.way, self.reason = "apply_async", "task_always_eager is set"
         else:
             self._check_signature()
             self._choose_way()
@@ -145,14 +159,16 @@ class TaskTarget:
             self._call_receivers(captured)
             self._shorten(replay)
         elif (template := self._encoder.template(captured)) is None:
-            self.reason = "its transport or its message has no template"
+            self.reason = (
+                "there is no template for the broker's transport, or for the message's serialization"
+            )
             self._shorten(replay)
         elif not self._proved(template(*_PROOF)):
-            self.reason = "two of its messages differ in more than id, body and argsrepr"
+            self.reason = "its messages differ in more than id and event"
         else:
             self.template = template
             self.sent_event = captured.events[0] if captured.events else None
-            self.way, self.reason = "template", "its messages differ in id, body and argsrepr only"
+            self.way, self.reason = "template", "its messages differ in nothing but id and event"
 
     def _check_signature(self) -> None:
         """Check that the task takes one argument, as apply_async would for each event."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from walex_celery.events.values.definition import Caster, Definitions, TypeDefinition
 from walex_celery.events.values.interval import Interval
+from walex_celery.events.values.json import Numbers
 from walex_celery.events.values.range import Range
 from walex_celery.events.values.resolve import caster
 from walex_celery.events.values.wire_form import Wire, wire_form
@@ -19,6 +20,7 @@ __all__ = [
     "Caster",
     "Definitions",
     "Interval",
+    "Numbers",
     "Range",
     "TypeDefinition",
     "Wire",

@@ -8,7 +8,7 @@ from walex_celery.events.values.datetime import cast_date, cast_time, cast_times
 from walex_celery.events.values.definition import Caster
 from walex_celery.events.values.identifier import cast_cidr, cast_inet, cast_uuid
 from walex_celery.events.values.interval import cast_interval
-from walex_celery.events.values.json import cast_json
+from walex_celery.events.values.json import Numbers, cast_json, cast_json_decimal
 from walex_celery.events.values.numeric import cast_float, cast_int, cast_int_vector, cast_money, cast_numeric
 from walex_celery.events.values.range import multirange_caster, range_caster
 from walex_celery.events.values.text import as_text, cast_bool, cast_bytea
@@ -57,4 +57,10 @@ BUILTINS: Mapping[str, Caster] = {
     "cidr": cast_cidr,
     **{f"{name}range": cast for name, cast in _RANGES.items()},
     **{f"{name}multirange": multirange_caster(cast) for name, cast in _RANGES.items()},
+}
+
+#: The same by what the numbers of documents are.
+BY_NUMBERS: Mapping[Numbers, Mapping[str, Caster]] = {
+    "auto": BUILTINS,
+    "decimal": {**BUILTINS, "json": cast_json_decimal, "jsonb": cast_json_decimal},
 }

@@ -93,10 +93,10 @@ def _counter(producer: Producer, name: str, help: str, value: float) -> Iterator
 
 
 def _histogram(metric: HistogramMetricFamily, labels: list[str], durations: Durations) -> None:
-    counts = list(durations.buckets)
+    durations = durations.copy()
     total = 0
     buckets = []
-    for bound, count in zip((*map(str, BOUNDS), "+Inf"), counts, strict=True):
+    for bound, count in zip((*map(str, BOUNDS), "+Inf"), durations.buckets, strict=True):
         total += count
         buckets.append((bound, total))
     metric.add_metric(labels, buckets, durations.sum)
