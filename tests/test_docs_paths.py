@@ -109,6 +109,6 @@ def quoted_lines() -> list[str]:
 def test_the_log_lines_that_are_explained_are_logged(line: str) -> None:
     """The longest part between ``...`` is a text of the code, unless it is the broker's own."""
     longest = max(re.split(r"\.\.\.|\d[\d.]* [GMK]iB|Input/output error; ", line), key=len).strip(" :();")
-    if longest in ("OOM", "READONLY", "larger than configured max size", "proto-max-bulk-len"):
+    if longest in ("OOM", "READONLY"):
         return
     assert any(longest in sentence for sentence in sentences()), longest

@@ -6,7 +6,7 @@ help is decided by the class (:class:`RetryableError`), never by parsing a messa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class WalExError(Exception):
@@ -102,6 +102,40 @@ class Fenced(RetryableError):
 
 class PublishRefused(WalExError):
     """The broker rejects a task: no such queue, queue full, message too large."""
+
+
+class MessageTooLarge(PublishRefused):
+    """The broker rejects a task because its message is larger than it accepts: goes by ``on_error``.
+
+    Args:
+        text: what happened, and the fix.
+        task: the Celery task's name.
+        task_id: its id.
+        size_bytes: of the message.
+        limit_bytes: what the broker accepts; ``None`` if it does not say.
+        message: the message itself, in the form that its publisher has it in.
+
+    Attributes:
+        each: an error like this one for each message that is known to be too large, in order; this one is the first.
+    """
+
+    def __init__(
+        self,
+        text: str,
+        *,
+        task: str,
+        task_id: str,
+        size_bytes: int,
+        limit_bytes: int | None,
+        message: object,
+    ) -> None:
+        super().__init__(text)
+        self.task = task
+        self.task_id = task_id
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+        self.message = message
+        self.each: Sequence[MessageTooLarge] = (self,)
 
 
 class SpoolError(WalExError):

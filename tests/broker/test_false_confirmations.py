@@ -117,7 +117,7 @@ def test_a_position_is_a_number_in_a_string(redis_url: str, liar: LyingServer, r
         assert publisher.take_over("walex:1:shop") is None
 
 
-@pytest.mark.parametrize("reply", [b"+OK\r\n", b":3\r\n", b"*0\r\n"])
+@pytest.mark.parametrize("reply", [b"+OK\r\n", b":0\r\n", b":2\r\n", b"*0\r\n"])
 def test_a_position_is_reset_when_the_script_says_so(redis_url: str, liar: LyingServer, reply: bytes) -> None:
     """Taken for reset while it is still there, it would make the producer drop tasks as enqueued already."""
     with publishing(make_app(behind(redis_url, liar)), exactly_once=True) as publisher:

@@ -17,7 +17,7 @@ from tests.support.queues import Queued, drain
 from tests.support.shop import make_enqueuing
 from tests.support.slots import confirmed, written
 from walex_celery import ConfigurationError, Producer
-from walex_celery.testing.servers import RabbitMQ, Valkey
+from walex_celery.testing.servers import Valkey
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,6 @@ def check(
     spoil: Callable[[], object],
     said: str,
     fix: Callable[[], object],
-    note: int = 1,
 ) -> Producer:
     """Row 1 goes well; rows 2 to 4 are refused until it is fixed, and then come without a restart."""
     with caplog.at_level(logging.WARNING, "walex_celery"), running(make_enqueuing(app, shop)) as producer:
@@ -56,7 +55,7 @@ def check(
         spoil()
         before = confirmed(shop)
         for number in (2, 3, 4):
-            shop.execute("INSERT INTO items VALUES (%s, repeat('x', %s))", (number, note))
+            shop.execute("INSERT INTO items VALUES (%s)", (number,))
         end = written(shop)
         wait_until(lambda: said in caplog.text and "trying again" in caplog.text, 20, caplog.text)
         assert confirmed(shop) == before
@@ -186,46 +185,3 @@ def test_valkey_that_became_a_replica(
             fix=lambda: client.execute_command("REPLICAOF", "NO", "ONE"),
         )
     assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
-
-
-def test_a_message_over_valkeys_limit(
-    shop: Database, own_valkey: Valkey, caplog: pytest.LogCaptureFixture
-) -> None:
-    with own_valkey.client() as client:
-        client.flushall()
-        limit = client.config_get("proto-max-bulk-len")["proto-max-bulk-len"]
-        check(
-            shop,
-            make_app(own_valkey.url()),
-            caplog,
-            spoil=lambda: client.config_set("proto-max-bulk-len", str(1 << 20)),
-            said="proto-max-bulk-len",
-            fix=lambda: client.config_set("proto-max-bulk-len", limit),
-            note=1 << 20,
-        )
-    assert keys(drain(own_valkey.url(), "celery")) == [1, 2, 3, 4]
-
-
-def test_a_message_over_rabbitmqs_limit(
-    shop: Database, rabbitmq: RabbitMQ, amqp_url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    limit = 128 << 20
-
-    def set_limit(size_bytes: int) -> None:
-        # Of channels that are opened from now on.
-        rabbitmq.ctl("eval", f"application:set_env(rabbit, max_message_size, {size_bytes}).")
-
-    set_limit(100_000)
-    try:
-        check(
-            shop,
-            make_app(amqp_url),
-            caplog,
-            spoil=lambda: None,
-            said="max_message_size",
-            fix=lambda: set_limit(limit),
-            note=200_000,
-        )
-    finally:
-        set_limit(limit)
-    assert keys(drain(amqp_url, "celery")) == [1, 2, 3, 4]

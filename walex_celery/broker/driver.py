@@ -61,6 +61,9 @@ class Encoder(Protocol):
     def same(self, one: Item, other: Item) -> bool:
         """Whether two items are the same message, apart from what is unique by chance."""
 
+    def event_text(self, item: Item) -> bytes:
+        """Return the JSON text of the event in a message that was made by a template, or collected unchanged."""
+
 
 class ConfirmedWrites(Protocol):
     """Writes batches in order, and waits for their confirmations; connects when needed."""
@@ -72,10 +75,18 @@ class ConfirmedWrites(Protocol):
         """Drop from ``batches`` what is known to be in the broker already."""
 
     def write(self, batch: Batch) -> None:
-        """Write the part of the batch that is not yet on the present connection."""
+        """Write the part of the batch that is not yet on the present connection.
+
+        Raises:
+            MessageTooLarge: and nothing of the batch counts as written that :meth:`resume` does not know of.
+        """
 
     def confirm(self, batches: list[Batch], count: int) -> None:
-        """Wait until the first ``count`` are confirmed; on failure leave in all what must be written again."""
+        """Wait until the first ``count`` are confirmed; on failure leave in all what must be written again.
+
+        Raises:
+            MessageTooLarge: as :meth:`write`.
+        """
 
     def publish_events(self, events: list[dict[str, Any]]) -> None:
         """Publish task-sent events as one message, unconfirmed."""

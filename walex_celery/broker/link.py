@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
 
-from walex_celery.errors import BrokerUnavailable, ConfigurationError, PublishRefused
+from walex_celery.broker.templates.wire import Item
+from walex_celery.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge, PublishRefused
 
 
 class Link:
@@ -115,6 +117,34 @@ class Link:
         return BrokerUnavailable(
             f"The broker {self.url} {what}{cause}. What was not confirmed is kept and will be sent again."
         )
+
+    def too_large(
+        self, sizes: Iterable[tuple[Item, int]], limit_bytes: int | None, setting: str, fix: str
+    ) -> MessageTooLarge:
+        """Return the error to raise for messages that the broker does not accept.
+
+        Args:
+            sizes: the messages, with the size of each in bytes; at least one.
+            limit_bytes: the largest that it accepts; ``None`` if it does not say.
+            setting: the limit's name.
+            fix: how to raise the limit, as the beginning of a sentence.
+        """
+        allowed = setting if limit_bytes is None else f"{setting}, which is {limit_bytes} bytes"
+        errors = [
+            MessageTooLarge(
+                f"The broker {self.url} refuses task {item[0].task!r} for {item[0]}: its message of {size} bytes is "
+                f"larger than {allowed}\n"
+                f"  fix: {fix}; or publish fewer of the table's columns",
+                task=item[0].task,
+                task_id=str(item[1]),
+                size_bytes=size,
+                limit_bytes=limit_bytes,
+                message=item,
+            )
+            for item, size in sizes
+        ]
+        errors[0].each = tuple(errors)
+        return errors[0]
 
     def forget_declarations(self) -> None:
         """Have queues and exchanges declared again, although kombu remembers that they were: the broker lost one."""

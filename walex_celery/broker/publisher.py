@@ -12,12 +12,13 @@ from celery import Celery
 from walex_celery.broker.driver import Batch, Writer
 from walex_celery.broker.drivers import driver_of, open_link
 from walex_celery.broker.position import Position
+from walex_celery.broker.templates.argument import IdWithEvent
 from walex_celery.broker.templates.destination import Destination, DestinationOf
 from walex_celery.broker.templates.keyed import KeyedTarget
 from walex_celery.broker.templates.reasons import surroundings
 from walex_celery.broker.templates.target import TaskTarget
 from walex_celery.broker.templates.wire import Item
-from walex_celery.errors import ConfigurationError
+from walex_celery.errors import ConfigurationError, MessageTooLarge
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class Publisher:
         self._flushed_events: list[dict[str, Any]] = []
         self._eager: list[Callable[[], None]] = []
         self._batches: list[Batch] = []
+        self._left_out: list[Item] = []  # still in the batches
+        self._at_once: Item | None = None
         self._serial = 0
         #: Does a step with the broker, however long that is unreachable, for messages that are written at once.
         self.deliver: Callable[[Callable[[], None]], object] = lambda step: step()
@@ -142,6 +145,7 @@ class Publisher:
         Raises:
             BrokerUnavailable, PublishRefused: a message that is written at once (:attr:`TaskTarget.is_sent_at_once`) is
                 not confirmed. Its task's ``apply_async`` was told so.
+            MessageTooLarge: likewise, and that message is left out.
         """
         template = target.template
         if template is not None and (item := template(task_id, value, argsrepr, head)) is not None:
@@ -152,7 +156,7 @@ class Publisher:
         elif target.eager:
             self._eager.append(lambda: target.run(task_id, value))
         elif target.is_sent_at_once:
-            self._sent_events.extend(target.send_at_once(task_id, value, argsrepr, head, self._send_at_once))
+            self._add_at_once(target, task_id, value, argsrepr, head)
         else:
             items, events = target.collect(task_id, value, argsrepr, head)
             self._items.extend(items)
@@ -177,6 +181,7 @@ class Publisher:
         Raises:
             BrokerUnavailable: calling it again connects and sends all of it again.
             PublishRefused: likewise, once the operator has fixed what the message names.
+            MessageTooLarge: likewise, or after :meth:`leave_out` the others.
             Fenced: in exactly-once mode, another publisher took over; :meth:`take_over` again, or give up.
         """
         while self._eager:
@@ -185,10 +190,58 @@ class Publisher:
         self._replan()
         return self._serial
 
-    def _send_at_once(self, item: Item) -> None:
-        self._items.append(item)
-        self._size_bytes += len(item[2]) + len(item[3])
-        self.deliver(self._write_and_confirm)
+    def _add_at_once(
+        self, target: TaskTarget, task_id: str, value: bytes, argsrepr: str, head: bytes
+    ) -> None:
+        refused: list[MessageTooLarge] = []
+
+        def send(item: Item) -> None:
+            self._items.append(item)
+            self._size_bytes += len(item[2]) + len(item[3])
+            self._at_once = item
+            try:
+                self.deliver(self._write_and_confirm)
+            except MessageTooLarge as error:
+                if error.message is item:
+                    self.leave_out(error)
+                    refused.append(error)
+                raise
+            finally:
+                self._at_once = None
+
+        try:
+            self._sent_events.extend(target.send_at_once(task_id, value, argsrepr, head, send))
+        except Exception as error:
+            if not refused or error is refused[0]:
+                raise
+            raise refused[0] from error  # the task's own apply_async made another error of it
+        if refused:
+            raise refused[0]  # it kept silent about it
+
+    def is_sent_at_once(self, refused: MessageTooLarge) -> bool:
+        """Whether the message is one that :meth:`add` is about to raise the error for."""
+        return refused.message is self._at_once
+
+    def event_text(self, refused: MessageTooLarge) -> bytes:
+        """Return the JSON text of the event in a message that is too large."""
+        item: Any = refused.message
+        task_id = item[1]
+        return task_id.value if isinstance(task_id, IdWithEvent) else self._writer.event_text(item)
+
+    def leave_out(self, refused: MessageTooLarge) -> None:
+        """Forget a message that is too large for the broker: from the next flush on it is not sent any more."""
+        item: Any = refused.message
+        self._left_out.append(item)
+        for events in (self._sent_events, self._flushed_events):
+            events[:] = [event for event in events if event.get("uuid") != item[1]]
+
+    def _drop_left_out(self) -> None:
+        """Drop what is left out. The writer must have dropped what the broker has: it goes by the items' places."""
+        for batch in self._batches:
+            kept = [item for item in batch.items if not any(item is left for left in self._left_out)]
+            if len(kept) < len(batch.items):
+                batch.keep(kept)
+        self._left_out.clear()
 
     def _write_and_confirm(self) -> None:
         self._write(None)
@@ -206,6 +259,8 @@ class Publisher:
                 self._writer.resume(self._batches)
                 if self._exactly_once is not None:
                     self._exactly_once.drop_stored(self._batches)
+                if self._left_out:
+                    self._drop_left_out()
                 self._batches = [batch for batch in self._batches if batch.items]
                 while self._writer.one_at_a_time and len(self._batches) > 1:
                     self._writer.write(self._batches[0])
@@ -224,6 +279,7 @@ class Publisher:
         Raises:
             BrokerUnavailable: it did not within the deadline; what is not confirmed is kept.
             PublishRefused: it refuses a task: which, for which queue, and the fix; kept likewise.
+            MessageTooLarge: as :meth:`flush`, which must be called next.
         """
         count = len(self._batches)
         if serial is not None:
@@ -283,6 +339,7 @@ class Publisher:
         self._items, self._size_bytes, self._batches = [], 0, []
         self._sent_events, self._flushed_events = [], []
         self._eager.clear()
+        self._left_out.clear()
 
     @property
     def unconfirmed_count(self) -> int:

@@ -78,6 +78,12 @@ class Handler(msgspec.Struct, frozen=True, eq=False):
         """Whether events of *type* on *table* concern this handler."""
         return type in DECORATORS[self.decorator] and (self.table is None or self.table == table)
 
+    def wants_event(self, event: Event) -> bool:
+        """Whether *event* concerns this handler, filters aside."""
+        if event.type == "message":
+            return not self.of_tables and self.prefix in (None, event.name)
+        return self.wants(Table(event.source.schema, event.source.table), event.type)
+
 
 class Registry:
     """The handlers of one application, in the order they were registered."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from walex_celery.app import WalEx
 from walex_celery.broker import Publisher
 from walex_celery.dead_letters import DeadLetters, Letter
-from walex_celery.errors import ConfigurationError
+from walex_celery.errors import ConfigurationError, MessageTooLarge
 from walex_celery.events.event import Event
 from walex_celery.handlers.registry import BatchHandler
 from walex_celery.pipeline.handler_runner import failure_of
@@ -61,8 +61,11 @@ class Redelivery:
                 publisher.add(function, letter.task_id, event.to_json(), repr(event))
             except Exception as error:
                 return self._failed(letter, error)
-            publisher.flush()
-            publisher.confirm()
+            try:
+                publisher.flush()
+                publisher.confirm()
+            except MessageTooLarge as error:
+                return self._failed(letter, error)
         finally:
             publisher.close()
         return None

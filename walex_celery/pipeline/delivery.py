@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from walex_celery._failpoints import failpoint
 from walex_celery.broker import Publisher
-from walex_celery.errors import BrokerUnavailable, PublishRefused
+from walex_celery.errors import BrokerUnavailable, HandlerError, MessageTooLarge, PublishRefused
+from walex_celery.pipeline.handler_runner import Stopped
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.retry.backoff import Backoff
 from walex_celery.settings.model import WalExSettings
@@ -44,6 +45,9 @@ class Delivery:
         activity: what the producer's thread is doing.
         stopping: set when the producer is to end: then an unreachable broker is not waited for.
         position: what is stored with a batch (``exactly_once_enqueue``), or ``None``.
+        set_aside: applies the error policy to an event whose message is too large for the broker. It gets the error,
+            the event's JSON text, and what tries once more; returns whether that worked, rather than a dead letter is
+            stored.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Delivery:
         stopping: threading.Event,
         *,
         position: Callable[[], int | None],
+        set_aside: Callable[[MessageTooLarge, bytes, Callable[[], None]], bool],
     ) -> None:
         self._publisher = publisher
         self._settings = settings
@@ -62,6 +67,9 @@ class Delivery:
         self._activity = activity
         self._stopping = stopping
         self._position = position
+        self._set_aside = set_aside
+        #: Why the producer halts: what comes after it must not be acknowledged.
+        self._halt: HandlerError | None = None
         #: Flushes that are not known to be confirmed: their number, the LSN that was done with them, and when.
         self._in_flight: deque[tuple[int, Lsn, float]] = deque()
         self._tasks_flushed = 0
@@ -129,7 +137,10 @@ class Delivery:
 
         Raises:
             BrokerUnavailable, PublishRefused: when stopping, or after ``reconnect_timeout`` without a confirmation.
+            HandlerError: a message is too large for the broker, and the policy is to halt.
         """
+        if self._halt is not None:
+            raise self._halt
         with self._activity.during(Doing.BROKER):
             return self._deliver_however_long(step)
 
@@ -158,19 +169,65 @@ class Delivery:
         else:
             logger.warning("the broker is unreachable, or refuses a queue; processing waits for it")
 
-    def _deliver_however_long(self, step: Callable[[], Delivered]) -> Delivered:
+    def _leave_out(self, refused: MessageTooLarge) -> None:
+        """Have the policy decide about each message that is too large; the others go on.
+
+        Raises:
+            HandlerError: the policy is to halt.
+            MessageTooLarge: it must be raised inside of its task's ``apply_async``; or the producer stops.
+        """
+        for error in refused.each:
+            if self._publisher.is_sent_at_once(error):
+                raise error
+            try:
+                again = partial(self._try_again, error)
+                if not self._set_aside(error, self._publisher.event_text(error), again):
+                    self._publisher.leave_out(error)
+            except HandlerError as halt:
+                self._halt = halt
+                raise
+            except Stopped:
+                raise error from None
+        self._activity.begin(Doing.BROKER)
+
+    def _try_again(self, refused: MessageTooLarge) -> None:
+        """Have all sent and confirmed, for the limit may have been raised.
+
+        Raises:
+            MessageTooLarge: that message is still too large.
+        """
+
+        def send_and_confirm() -> None:
+            self._send()
+            self._publisher.confirm()
+
+        self._activity.begin(Doing.BROKER)
+        try:
+            self._deliver_however_long(send_and_confirm, leave_out=False)
+        except MessageTooLarge as error:
+            for again in error.each:
+                if again.message is refused.message:
+                    raise again from None
+            # It is another one that is too large, and comes up again.
+
+    def _deliver_however_long(self, step: Callable[[], Delivered], *, leave_out: bool = True) -> Delivered:
         settings = self._settings()
         backoff = Backoff(settings.reconnect_timeout)
-        failed = False
+        failed = left_out = False
         waiting = self._publisher.unconfirmed_count
         while True:
             try:
-                if failed:
+                if failed or left_out:
                     self._send()  # connects, and sends again what was not confirmed
                 done = step()
                 if failed:
                     logger.info("the broker takes tasks again")
                 return done
+            except MessageTooLarge as error:
+                if not leave_out:
+                    raise
+                self._leave_out(error)
+                left_out = True
             except (BrokerUnavailable, PublishRefused) as error:
                 if self._stopping.is_set():
                     raise

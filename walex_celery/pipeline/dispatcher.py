@@ -15,7 +15,7 @@ from celery import Celery
 
 from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.broker.position import Position
-from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.errors import ConfigurationError, MessageTooLarge, WalExError
 from walex_celery.events.event import Event
 from walex_celery.events.task_id import function_digest, task_id, task_id_prefix, timeline_salt
 from walex_celery.handlers.registry import Handler, resolve_functions
@@ -189,9 +189,9 @@ class Dispatcher:
                     id = task_id(prefix, index, digest ^ salt)
                     try:
                         add(function, id, value, argsrepr, head)
-                    except WalExError:
-                        raise
                     except Exception as error:
+                        if isinstance(error, WalExError) and not isinstance(error, MessageTooLarge):
+                            raise
                         again = partial(add, function, id, value, argsrepr, head)
                         if not self._answer(error, route, target, event, again, id):
                             count -= 1
@@ -213,6 +213,33 @@ class Dispatcher:
         handler = next(handler for handler in route.handlers if target in self._targets[handler])
         name = target.function.name
         return self._runner.apply_policy(error, handler, [event], again, task=name, task_id=id)
+
+    def set_aside(self, error: MessageTooLarge, value: bytes, again: Callable[[], object]) -> bool:
+        """What becomes of an event whose task's message is too large for the broker; arguments as ``apply_policy``.
+
+        Args:
+            error: of the publisher.
+            value: the event's JSON text.
+            again: sends it once more.
+
+        Raises:
+            HandlerError, Stopped: as :meth:`dispatch`.
+        """
+        event = Event.from_json(value)
+        handler = self._handler_of(error.task, event)
+        return self._runner.apply_policy(
+            error, handler, [event], again, task=error.task, task_id=error.task_id
+        )
+
+    def _handler_of(self, task: str, event: Event) -> Handler:
+        """The handler that a task was enqueued for: the first that has it as a function, and wants the event."""
+        having = [
+            handler
+            for handler, targets in self._targets.items()
+            if any(target.function.name == task for target in targets)
+        ]
+        wanting = (h for h in having if h.wants_event(event) and h.filters.accepts(event))
+        return next(wanting, having[0])
 
     def _targets_of(self, route: Route) -> tuple[_Target, ...]:
         """The functions of a route, each once: two handlers with the same one are one task."""

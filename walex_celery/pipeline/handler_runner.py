@@ -15,7 +15,7 @@ from celery import Celery
 
 from walex_celery._failpoints import failpoint
 from walex_celery.dead_letters import Store, letter_of, store_to_write
-from walex_celery.errors import HandlerError, WalExError
+from walex_celery.errors import HandlerError, MessageTooLarge, WalExError
 from walex_celery.events.event import Event
 from walex_celery.handlers.policies import DeadLetter, Halt, OnError, Retry, may_dead_letter
 from walex_celery.handlers.registry import Handler
@@ -252,7 +252,12 @@ class HandlerRunner:
 
     def _failure(self, error: Exception) -> Failure:
         secrets = () if self._settings is None else secrets_of(self._app, self._settings)
-        return failure_of(error, secrets)
+        failure = failure_of(error, secrets)
+        if isinstance(error, MessageTooLarge):
+            # Its text is ours, without row data; where it was raised says nothing to anybody.
+            in_one_line = failure.text.replace("\n ", ";")
+            return failure._replace(where=f" ({in_one_line})")
+        return failure
 
 
 def _close_old_django_connections() -> None:
@@ -312,13 +317,17 @@ def _halting(
         if durable
         else "it does not come again, because the slot is temporary and ends with the producer"
     )
+    before, fix = "everything before this transaction", "repair the handler"
+    if isinstance(error, MessageTooLarge):
+        # It was already among tasks on their way to the broker.
+        before, fix = "what the broker had confirmed before", "raise that limit"
     halt = HandlerError(
         f"{what} failed on {_position(events)}: {failure.type}: {failure.text}\n"
         f"  committed: {first.timestamp:%Y-%m-%d %H:%M:%S.%f %Z}; events {first.index} to {last.index} of it\n"
         f"  events: {some}\n"
         f"  policy: on_error={policy}{after}\n"
-        f"  acknowledged: everything before this transaction, and nothing of it: {again}\n"
-        "  fix: repair the handler and start the producer again; or, for the stream to go on without these events,\n"
+        f"  acknowledged: {before}, and nothing of this transaction: {again}\n"
+        f"  fix: {fix} and start the producer again; or, for the stream to go on without these events,\n"
         '  on_error="dead_letter" (or WALEX_ON_ERROR=dead_letter) stores them to be tried again later'
         + (
             ""

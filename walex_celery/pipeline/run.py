@@ -103,6 +103,7 @@ class Run:
             activity,
             control.stopping,
             position=self.dispatcher.packed_position,
+            set_aside=self.dispatcher.set_aside,
         )
         self.examination = Examination(lambda: walex.settings, walex.handlers)
         self.publisher.deliver = self.delivery.deliver

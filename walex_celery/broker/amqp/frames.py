@@ -85,6 +85,21 @@ def encode(address: Address, message: Message) -> Item:
     return address, message.task_id, head, frame
 
 
+def size_bytes(item: Item) -> int:
+    """Return the size of a message's body, which is what the broker's limit is about."""
+    return len(item[3]) - FRAME.size - len(FRAME_END)
+
+
+def decode(item: Item) -> Any:
+    """Return py-amqp's message of what was made by :func:`encode` or a template."""
+    head = item[2]
+    (method_size,) = unpack_from(">I", head, 3)
+    at = FRAME.size + method_size + len(FRAME_END) + FRAME.size
+    message: Any = AmqpMessage(item[3][FRAME.size : -len(FRAME_END)])
+    message._load_properties(BASIC, head, at + CONTENT_HEADER.size)
+    return message
+
+
 class FramesTemplate:
     """Fills id, argsrepr and body into the frames of a captured message."""
 

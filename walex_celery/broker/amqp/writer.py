@@ -7,6 +7,7 @@ straight to its transport, because its own publish reads the socket before each 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import time
 from collections.abc import Iterable
@@ -20,9 +21,10 @@ from walex_celery.broker.amqp.confirms import Confirms
 from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link
+from walex_celery.broker.templates.argument import event_text
 from walex_celery.broker.templates.collect import Message
 from walex_celery.broker.templates.wire import Address, Item, Template
-from walex_celery.errors import PublishRefused, WalExError
+from walex_celery.errors import MessageTooLarge, PublishRefused, WalExError
 
 #: Unconfirmed messages and bytes on the wire; more gains nothing (5,000 keeps four queues busy).
 WINDOW = 5_000
@@ -38,6 +40,14 @@ _REFUSALS = {
     530: "Correct the virtual host in broker_url or the user's permissions, or see the broker's log",
     540: "Correct the options of the queue or exchange: the broker does not have that feature",
 }
+
+
+#: How RabbitMQ words it (rabbit_channel.erl), since 3.8.
+_TOO_LARGE = re.compile(r"message size (\d+) (?:is )?larger than (?:configured )?max size (\d+)")
+_RAISE_LIMIT = (
+    "raise max_message_size in rabbitmq.conf and restart RabbitMQ (at most 536870912; "
+    "`rabbitmqctl eval 'application:set_env(rabbit, max_message_size, N).'` does without a restart)"
+)
 
 
 class AmqpWriter:
@@ -85,6 +95,14 @@ class AmqpWriter:
     def same(self, one: Item, other: Item) -> bool:
         """Compare the frames, byte for byte."""
         return one == other
+
+    def event_text(self, item: Item) -> bytes:
+        """Read it out of the frames."""
+        message = frames.decode(item)
+        headers = message.application_headers or {}
+        return event_text(
+            message.body, message.content_type, message.content_encoding, headers.get("compression")
+        )
 
     # --- connection ---------------------------------------------------------------------------------
 
@@ -142,6 +160,9 @@ class AmqpWriter:
         return self._link.unavailable(what, error)
 
     def _channel_refusal(self, error: exceptions.ChannelError) -> PublishRefused:
+        if (refused := self._too_large(str(error.reply_text))) is not None:
+            self._close_channel()
+            return refused
         address = self._confirms.guess(str(error.reply_text))
         if error.reply_code == 404:
             self._link.forget_declarations()
@@ -156,6 +177,19 @@ class AmqpWriter:
         return PublishRefused(
             f"The broker {self._link.url} refused {who}: {self._link.scrub(str(error.reply_text))}. {fix}."
         )
+
+    def _too_large(self, text: str) -> MessageTooLarge | None:
+        """Return the error for messages over the broker's limit, if that is what it closed the channel for."""
+        found = _TOO_LARGE.search(text)
+        if found is None:
+            return None
+        size, limit = map(int, found.groups())
+        sizes = [(item, frames.size_bytes(item)) for item in self._confirms.unanswered.values()]
+        # Whatever the broker means by its limit, the message that it names exceeds it.
+        over = [(item, own) for item, own in sizes if own > limit or own == size]
+        if not over:
+            return None
+        return self._link.too_large(over, limit, "max_message_size", _RAISE_LIMIT)
 
     def _close_channel(self) -> None:
         """Close the channel that py-amqp reopened, not in confirm mode, so that the next one is new."""

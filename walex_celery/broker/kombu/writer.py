@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from kombu.common import maybe_declare
 
 from walex_celery.broker.driver import Batch
 from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link, is_login_error
+from walex_celery.broker.templates.argument import event_text
 from walex_celery.broker.templates.body import bytes_of
 from walex_celery.broker.templates.collect import Message
 from walex_celery.broker.templates.wire import Address, Item
-from walex_celery.errors import PublishRefused, WalExError
+from walex_celery.errors import MessageTooLarge, PublishRefused, WalExError
+
+#: How transports say that a message is too large, and what the limit is called.
+_TOO_LARGE: Final = {
+    r"Message must be shorter than (\d+) bytes": "Amazon SQS' limit",
+    r"Message size too large|MSG_SIZE_TOO_LARGE": "Kafka's message.max.bytes",
+    r"DocumentTooLarge|BSON document too large": "MongoDB's limit for a document",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,6 +67,11 @@ class KombuWriter:
         """Without templates there is nothing to compare."""
         return False
 
+    def event_text(self, item: Item) -> bytes:
+        """Decode the message's body."""
+        message = item[0].message  # type: ignore[attr-defined]
+        return event_text(item[3], message.content_type, message.content_encoding, message.compression)
+
     def _open(self) -> None:
         if self._channel is not None:
             return
@@ -92,7 +106,10 @@ class KombuWriter:
         return PublishRefused(f"The broker {self._link.url} refused {what}: {self._link.scrub(repr(error))}.")
 
     def resume(self, batches: list[Batch]) -> None:
-        """Connect if needed."""
+        """Connect if needed; what was published stays published."""
+        for batch in batches:
+            if 0 < batch.written < len(batch.items):
+                batch.keep(batch.items[batch.written :])
         self._open()
 
     def write(self, batch: Batch) -> None:
@@ -117,9 +134,21 @@ class KombuWriter:
             except WalExError:
                 raise
             except Exception as error:
+                if (refused := self._too_large(batch.items[batch.written], error)) is not None:
+                    raise refused from error
                 self._fail()
                 raise self._translate(error, f"task {address.task!r} for {address}") from error
             batch.written += 1
+
+    def _too_large(self, item: Item, error: Exception) -> MessageTooLarge | None:
+        """Return the error for a message over the transport's limit, if that is what *error* says."""
+        for words, limit in _TOO_LARGE.items():
+            if (found := re.search(words, repr(error))) is not None:
+                limit_bytes = int(found[1]) if found.groups() else None
+                return self._link.too_large(
+                    [(item, len(item[3]))], limit_bytes, limit, "raise it, if it can be"
+                )
+        return None
 
     def confirm(self, batches: list[Batch], count: int) -> None:
         """Check that all was published."""

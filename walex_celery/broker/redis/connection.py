@@ -6,16 +6,19 @@ import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from walex_celery.broker.link import Link, is_login_error
-from walex_celery.broker.redis.errors import FalseReply, fix_for, is_reply, passes, reply_text
+from walex_celery.broker.redis.errors import FalseReply, fix_for, is_reply, is_too_large, passes, reply_text
 from walex_celery.broker.templates.wire import Address
 from walex_celery.errors import BrokerUnavailable, Fenced, PublishRefused, WalExError
 
 logger = logging.getLogger("walex_celery.broker.redis")
 
 Answer = TypeVar("Answer")
+
+#: A server that has not refused a size by then accepts it.
+ACCEPTED_SECONDS: Final = 2.0
 
 
 class Expected(NamedTuple):
@@ -60,6 +63,7 @@ class RedisConnection:
         generation: grows whenever a connection is opened or lost, so that nothing sent through a lost one counts.
         unanswered: the batches written through it whose replies are not read, oldest first.
         on_open: called after each connect.
+        was_lost: a connection was lost, and nothing has been confirmed since.
     """
 
     def __init__(self, link: Link) -> None:
@@ -68,6 +72,7 @@ class RedisConnection:
         self.generation = 0
         self.unanswered: list[Sent] = []
         self.on_open: Callable[[], object] | None = None
+        self.was_lost = False
         self._socket: Any = None  # a redis.Connection
         self._pool: Any = None
 
@@ -116,6 +121,7 @@ class RedisConnection:
         self._release()
         self.channel = self._pool = None
         self.unanswered = []
+        self.was_lost = True
         self.generation += 1
         self.link.next_host()
 
@@ -155,6 +161,7 @@ class RedisConnection:
         if not expected.confirms(reply):
             self.fail()
             raise self.violation(expected.operation, reply, str(expected))
+        self.was_lost = False
         return None
 
     def violation(self, command: str, reply: object, expected: str) -> BrokerUnavailable:
@@ -182,6 +189,48 @@ class RedisConnection:
         except Exception as error:
             self.fail()
             raise self.translate(error, problem) from error
+
+    def longest_bulk_bytes(self) -> int | None:
+        """Return the size of the largest message that the server accepts; ``None`` if it may not be asked.
+
+        Raises:
+            BrokerUnavailable, PublishRefused: it could not be asked.
+        """
+        name = "proto-max-bulk-len"
+
+        def read(client: Any) -> int | None:
+            try:
+                return int(client.config_get(name)[name])
+            except Exception as error:
+                if isinstance(error, LookupError) or (is_reply(error) and not passes(error)):
+                    return None
+                raise
+
+        return self.ask(read, "did not say how large a message may be")
+
+    def accepts_bulk(self, size_bytes: int) -> bool:
+        """Whether the server accepts a message of that size: it refuses one when it has read its size.
+
+        Raises:
+            BrokerUnavailable, PublishRefused: it could not be asked.
+        """
+
+        def announce(_: Any) -> bool:
+            socket = self._pool.get_connection()
+            try:
+                socket.send_packed_command([b"*2\r\n$4\r\nECHO\r\n$%d\r\n" % size_bytes], check_health=False)
+                if socket.can_read(ACCEPTED_SECONDS):
+                    socket.read_response()
+            except Exception as error:
+                if is_reply(error) and is_too_large(error):
+                    return False
+                raise
+            finally:
+                socket.disconnect()
+                self._pool.release(socket)
+            return True
+
+        return self.ask(announce, "did not say how large a message may be")
 
     def prefixed(self, key: str) -> str:
         """Return a key with kombu's ``global_keyprefix``."""

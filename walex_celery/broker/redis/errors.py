@@ -32,9 +32,13 @@ _FIXES = {
         "control also +subscribe +psubscribe +unsubscribe +punsubscribe +brpop on all channels (&*)"
     ),
     "NOAUTH": "Correct the password in broker_url",
-    "Protocol error: invalid bulk length": "A task's message is larger than its proto-max-bulk-len: raise that",
     "WRONGTYPE": "The queue's key holds something else: choose another queue name or database",
 }
+
+
+#: The error reply to a message over proto-max-bulk-len.
+_TOO_LARGE = "Protocol error: invalid bulk length"
+RAISE_LIMIT = "CONFIG SET proto-max-bulk-len BYTES; CONFIG REWRITE"
 
 
 class FalseReply(Exception):
@@ -53,6 +57,11 @@ def is_reply(error: Exception) -> bool:
     return isinstance(error, ResponseError) or (
         isinstance(error, ConnectionError) and str(error).startswith(("NOAUTH", "WRONGPASS", "LOADING"))
     )
+
+
+def is_too_large(error: Exception) -> bool:
+    """Whether the server does not accept a message of that size; it closes the connection then."""
+    return reply_text(error).startswith(_TOO_LARGE)
 
 
 def passes(error: Exception) -> bool:

@@ -52,7 +52,13 @@ return {held[4], redis.call('HGET', KEYS[1], 'landmark')}
 
 _LEAVE: Final = _CHECK + "return redis.call('HSET', KEYS[1], 'note', ARGV[2])"
 
-_RESET: Final = _CHECK + "return redis.call('HDEL', KEYS[1], 'position', 'landmark')"
+_RESET: Final = (
+    _CHECK
+    + """
+redis.call('HDEL', KEYS[1], 'position', 'landmark')
+return 1
+"""
+)
 
 # KEYS: the position, the queues. ARGV: owner, connection, position, landmark; for each queue how many, and the
 # messages; then triples of other commands. unpack() takes some 8,000 values at most.
@@ -129,10 +135,10 @@ class PositionScript:
         Raises:
             Fenced: another producer has taken it over.
         """
-        removed = self._ask(client, _RESET)
-        if type(removed) is not int or not 0 <= removed <= 2:
+        done = self._ask(client, _RESET)
+        if type(done) is not int or done != 1:
             # Were it still there, the producer would drop tasks as enqueued already.
-            raise FalseReply(removed, "how many fields were deleted")
+            raise FalseReply(done, "the integer 1")
 
     def leave(self, client: Any, note: str) -> None:
         """Store a note for the next owner.

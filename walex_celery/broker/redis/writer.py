@@ -7,7 +7,8 @@ worker looks for it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from itertools import takewhile
+from typing import Any, Final
 
 from kombu.common import maybe_declare
 from kombu.utils.json import dumps, loads
@@ -18,13 +19,17 @@ from walex_celery.broker.events import EventPublisher
 from walex_celery.broker.link import Link
 from walex_celery.broker.redis.connection import Expected, RedisConnection, Sent
 from walex_celery.broker.redis.envelope import EnvelopeTemplate, base64_body
-from walex_celery.broker.redis.errors import is_reply, passes, reply_text
+from walex_celery.broker.redis.errors import RAISE_LIMIT, is_reply, is_too_large, passes, reply_text
 from walex_celery.broker.redis.position import StoredPosition
 from walex_celery.broker.redis.resp import packed
-from walex_celery.broker.templates.body import Bodies
+from walex_celery.broker.templates.argument import event_text
+from walex_celery.broker.templates.body import Bodies, bytes_of
 from walex_celery.broker.templates.collect import Message
 from walex_celery.broker.templates.wire import Address, Item, Template
-from walex_celery.errors import PublishRefused, WalExError
+from walex_celery.errors import MessageTooLarge, PublishRefused, WalExError
+
+#: proto-max-bulk-len can't be less.
+LEAST_LIMIT_BYTES: Final = 1 << 20
 
 
 class RedisWriter:
@@ -90,6 +95,18 @@ class RedisWriter:
         tags = [envelope["properties"].pop("delivery_tag", None) for envelope in (first, second)]
         text = one[2].replace(str(tags[0]).encode(), str(tags[1]).encode())
         return text == other[2] and one[0] is other[0]
+
+    def event_text(self, item: Item) -> bytes:
+        """Read it out of the envelope."""
+        envelope = loads(item[2])
+        body = self._shape.decode_body(envelope["body"], envelope["properties"].get("body_encoding"))
+        headers = envelope.get("headers") or {}
+        return event_text(
+            bytes_of(body),
+            envelope["content-type"],
+            envelope["content-encoding"],
+            headers.get("compression"),
+        )
 
     # --- queues and bindings ---------------------------------------------------------------------------
 
@@ -162,6 +179,7 @@ class RedisWriter:
         if batch.generation == connection.generation and batch.written == len(batch.items):
             return
         connection.open()
+        self._check_sizes(batch.items)
         addresses = {item[0] for item in batch.items}
         self.declare({entity for address in addresses for entity in address.declare})
         try:
@@ -174,6 +192,41 @@ class RedisWriter:
         connection.send(packed(commands), lambda: f"did not take what was written{_largest(batch)}")
         connection.unanswered.append(sent)
         batch.generation, batch.written = connection.generation, len(batch.items)
+
+    def _check_sizes(self, items: list[Item]) -> None:
+        """Check that the server accepts messages of this size: it would close the connection, often without a word.
+
+        Raises:
+            MessageTooLarge: it does not accept some of them.
+        """
+        sizes = [(item, len(item[2])) for item in items if len(item[2]) > LEAST_LIMIT_BYTES]
+        if not sizes:
+            return
+        connection = self._connection
+        limit = connection.longest_bulk_bytes()
+        if limit is not None:
+            over = [(item, size) for item, size in sizes if size > limit]
+        elif connection.was_lost:
+            # Perhaps by such a message: the server's reply to it is mostly lost.
+            largest = sorted({size for _, size in sizes}, reverse=True)
+            refused = set(takewhile(lambda size: not connection.accepts_bulk(size), largest))
+            over = [(item, size) for item, size in sizes if size in refused]
+        else:
+            return
+        if over:
+            raise self._link.too_large(over, limit, "proto-max-bulk-len", RAISE_LIMIT)
+
+    def _too_large(self, batches: list[Batch]) -> MessageTooLarge:
+        """Return the error after the server's word that a message is: the limit was lowered, or can't be read."""
+        items = [item for batch in batches for item in batch.items]
+        try:
+            self._check_sizes(items)
+        except MessageTooLarge as error:
+            return error
+        finally:
+            self._connection.fail()  # the server has closed it
+        largest = max(items, key=lambda item: len(item[2]))
+        return self._link.too_large([(largest, len(largest[2]))], None, "proto-max-bulk-len", RAISE_LIMIT)
 
     def _commands(self, batch: Batch) -> tuple[list[tuple[Any, ...]], Sent]:
         """Return the commands that put the batch's messages where they belong."""
@@ -226,6 +279,8 @@ class RedisWriter:
             for expected in sent.replies:
                 error = connection.read_refusal(expected)
                 if error is not None:
+                    if is_too_large(error):
+                        raise self._too_large(batches) from error
                     refused.append((batches[index], expected.operation, error))
         connection.unanswered = unanswered[count:]
         if refused:

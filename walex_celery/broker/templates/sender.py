@@ -14,6 +14,7 @@ from celery.result import denied_join_result
 from kombu.serialization import dumps, loads
 
 from walex_celery.broker.templates import sentinels
+from walex_celery.broker.templates.argument import first_argument, is_event
 from walex_celery.broker.templates.body import wire_argument
 from walex_celery.broker.templates.collect import CollectingProducer, Message
 from walex_celery.broker.templates.destination import Destination
@@ -21,7 +22,6 @@ from walex_celery.broker.templates.replay import Replay
 from walex_celery.broker.templates.signalled import muted_signals
 from walex_celery.errors import ConfigurationError
 from walex_celery.events.event import Event
-from walex_celery.events.wire import WIRE_TYPE
 
 logger = logging.getLogger("walex_celery.broker.function")
 
@@ -172,11 +172,10 @@ class Sender:
         that was registered in the place of kombu's.
         """
         body = message.raw_body
-        argument = _first_argument(body)
-        if not (isinstance(argument, dict) and argument.get("__type__") == WIRE_TYPE):
+        if not is_event(first_argument(body)):
             return  # the task's own apply_async sends something else
         content_type, encoding, made = dumps(body, serializer=message.serializer)
-        received = _first_argument(loads(made, content_type, encoding, accept={content_type}))
+        received = first_argument(loads(made, content_type, encoding, accept={content_type}))
         if not isinstance(received, Event):
             raise ConfigurationError(
                 f"Task {self._name!r} is serialized with {message.serializer or content_type}, of which a worker makes "
@@ -184,9 +183,3 @@ class Sender:
                 "  fix: set serializer='json' on the task, or task_serializer = 'json'; workers must have 'json' in "
                 "accept_content"
             )
-
-
-def _first_argument(body: Any) -> Any:
-    """The first positional argument in the body of a task's message, of protocol 1 or 2; ``None`` without one."""
-    arguments = body.get("args") if isinstance(body, dict) else body[0]
-    return arguments[0] if arguments else None

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 
 from walex_celery.broker.templates import reasons, sentinels
+from walex_celery.broker.templates.argument import with_event
 from walex_celery.broker.templates.body import wire_argument
 from walex_celery.broker.templates.collect import CollectingProducer, Message
 from walex_celery.broker.templates.wire import Item, Template
@@ -231,7 +232,7 @@ class Signalled:
                 **properties,
             )
             [message] = self._producer.take(name, task_id)
-            item = self._encoder.encode(message)
+            item = with_event(self._encoder.encode(message), message, value)
         signals.after_task_publish.send(sender=name, body=body, headers=headers, **self._place)
         return item
 

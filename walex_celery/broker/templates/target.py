@@ -11,6 +11,7 @@ from celery.local import maybe_evaluate
 from kombu import Queue
 
 from walex_celery.broker.templates import reasons, sentinels
+from walex_celery.broker.templates.argument import with_event
 from walex_celery.broker.templates.destination import TASKS_OWN, Destination, checked
 from walex_celery.broker.templates.sender import Sender
 from walex_celery.broker.templates.signalled import Signalled
@@ -221,7 +222,8 @@ class TaskTarget:
             return [item], [self.sent_event_of(task_id, argsrepr)] if self.sent_event is not None else []
         messages = self._sender.send(task_id, value, argsrepr)
         self._warn_of_none(messages)
-        return [self._encoder.encode(m) for m in messages], [event for m in messages for event in m.events]
+        items = [with_event(self._encoder.encode(m), m, value) for m in messages]
+        return items, [event for m in messages for event in m.events]
 
     def send_at_once(
         self, task_id: str, value: bytes, argsrepr: str, head: bytes, write: Callable[[Item], None]
