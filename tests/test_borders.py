@@ -25,6 +25,7 @@ LOOSE: Final = {"__init__.py", "app.py", "errors.py", "filters.py", "py.typed"}
 BORDERS: Final = {
     "errors": "",
     "_failpoints": "",
+    "_files": "",
     "_speedups": "",
     # Marked: an event has positions in the WAL, and pgoutput makes the cells that an event's row is made of.
     "postgres": "_speedups _failpoints errors events.cells events.values",
@@ -34,9 +35,9 @@ BORDERS: Final = {
     "retry": "errors telemetry",
     "handlers": "errors events filters telemetry",
     "settings": "errors filters handlers.policies postgres.parameters",
-    "sources": "_failpoints errors events filters postgres retry telemetry",
+    "sources": "_failpoints _files errors events filters postgres retry telemetry",
     "broker": "_failpoints _speedups errors events postgres retry telemetry",
-    "dead_letters": "errors events filters postgres telemetry",
+    "dead_letters": "_files errors events filters postgres telemetry",
     "database": "dead_letters errors events filters handlers postgres settings",
     "app": "errors filters handlers settings",
     "pipeline": (
@@ -47,7 +48,7 @@ BORDERS: Final = {
         "_speedups app broker database dead_letters errors events filters handlers pipeline postgres settings sources "
         "telemetry"
     ),
-    "testing": "app errors events handlers",
+    "testing": "_files app errors events handlers",
     "demo": "errors events operations testing walex_celery",
     "cli": "app database dead_letters demo errors events operations pipeline postgres settings telemetry",
 }

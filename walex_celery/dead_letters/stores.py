@@ -98,7 +98,7 @@ def stores_to_read(settings: LetterSettings) -> list[Store]:
             postgres.close()
     if settings.dead_letters != "postgres":
         file = _file(settings)
-        if file.path.exists() or settings.dead_letters != "auto" or not found:
+        if os.path.lexists(file.path) or settings.dead_letters != "auto" or not found:
             found.append(file)
     return found
 
