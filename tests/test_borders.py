@@ -25,31 +25,33 @@ LOOSE: Final = {"__init__.py", "app.py", "errors.py", "filters.py", "py.typed"}
 BORDERS: Final = {
     "errors": "",
     "_failpoints": "",
+    "_files": "",
+    "_invocation": "",
     "_speedups": "",
     # Marked: an event has positions in the WAL, and pgoutput makes the cells that an event's row is made of.
-    "postgres": "_speedups _failpoints errors events.cells events.values",
+    "postgres": "_speedups _failpoints _invocation errors events.cells events.values",
     "events": "_speedups errors postgres.lsn postgres.pgoutput postgres.timeline",
     "filters": "errors events",
     "telemetry": "errors events filters postgres",
     "retry": "errors telemetry",
     "handlers": "errors events filters telemetry",
     "settings": "errors filters handlers.policies postgres.parameters",
-    "sources": "_failpoints errors events filters postgres retry telemetry",
+    "sources": "_failpoints _files errors events filters postgres retry telemetry",
     "broker": "_failpoints _speedups errors events postgres retry telemetry",
-    "dead_letters": "errors events filters postgres telemetry",
-    "database": "dead_letters errors events filters handlers postgres settings",
+    "dead_letters": "_files _invocation errors events filters postgres telemetry",
+    "database": "_invocation dead_letters errors events filters handlers postgres settings",
     "app": "errors filters handlers settings",
     "pipeline": (
-        "_failpoints _speedups app broker database dead_letters errors events filters handlers postgres retry settings "
-        "sources telemetry"
+        "_failpoints _invocation _speedups app broker database dead_letters errors events filters handlers postgres "
+        "retry settings sources telemetry"
     ),
     "operations": (
-        "_speedups app broker database dead_letters errors events filters handlers pipeline postgres settings sources "
-        "telemetry"
+        "_invocation _speedups app broker database dead_letters errors events filters handlers pipeline postgres "
+        "settings sources telemetry"
     ),
-    "testing": "app errors events handlers",
+    "testing": "_files app errors events handlers",
     "demo": "errors events operations testing walex_celery",
-    "cli": "app database dead_letters demo errors events operations pipeline postgres settings telemetry",
+    "cli": "_invocation app database dead_letters demo errors events operations pipeline postgres settings telemetry",
 }
 
 MAX_LINES: Final = 500

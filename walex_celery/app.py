@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -60,12 +61,6 @@ class WalEx:
     """
 
     def __init__(self, app: Celery, **settings: Any) -> None:
-        unknown = sorted(settings.keys() - WalExSettings.model_fields.keys())
-        if unknown:
-            raise ConfigurationError(
-                f"WalEx() has no setting {', '.join(map(repr, unknown))}; "
-                f"it has {', '.join(sorted(WalExSettings.model_fields))}"
-            )
         self.app = app
         self.handlers = Registry()
         # A debugger or an error tracker shows what objects hold.
@@ -84,11 +79,21 @@ class WalEx:
         self._modules_imported = False
         named: dict[str, WalEx] = vars(app).setdefault(_INSTANCES, {})
         name = settings.get("name") or app.main or "walex"
+        caller = sys._getframe(1)
+        place = f"WalEx() in {caller.f_globals.get('__name__')}, line {caller.f_lineno}"
+        unknown = sorted(settings.keys() - WalExSettings.model_fields.keys())
+        if unknown:
+            self._refuse(place, "", _no_setting(unknown))
         if name in named:
-            raise ConfigurationError(
-                f"this Celery application has a WalEx named {name!r} already; give name= another"
+            # Commands know the first one.
+            named[name]._refuse(
+                place,
+                "",
+                ConfigurationError(
+                    f"this Celery application has a WalEx named {name!r} already\n  fix: give this one another name="
+                ),
             )
-        named[name] = self
+        named.setdefault(name, self)
         # A worker must know the tasks that event modules define, as it knows those of Celery's own imports=.
         signals.import_modules.connect(self._on_import_modules, sender=app)
 
@@ -103,6 +108,8 @@ class WalEx:
             ConfigurationError: naming every one that is missing or wrong.
         """
         with self._lock:
+            if self._refused and self._keywords.keys() - WalExSettings.model_fields.keys():
+                raise self._refused[0]
             if self._settings is None:
                 self._settings = self._loaded = load_settings(self._keywords, self._conf())
             return self._settings
@@ -360,6 +367,15 @@ class WalEx:
             self._import_event_modules()
 
 
+def _no_setting(unknown: list[str]) -> ConfigurationError:
+    known = sorted(WalExSettings.model_fields)
+    close = [match for name in unknown for match in get_close_matches(name, known, n=1)]
+    fix = f"\n  fix: did you mean {' and '.join(f'{name}=' for name in close)}?" if close else ""
+    return ConfigurationError(
+        f"there is no setting {', '.join(map(repr, unknown))}; it has {', '.join(known)}{fix}"
+    )
+
+
 def _left_alone(decorated: Decorated) -> Decorated:
     return decorated
 
@@ -389,7 +405,10 @@ def _event_modules(package: str, subscription: Table | str) -> list[ModuleType]:
 
 def _require(module: str) -> None:
     if not _exists(module):
-        raise ConfigurationError(f"modules: there is no module {module!r} to import")
+        raise ConfigurationError(
+            f"modules: there is no module {module!r} to import\n"
+            "  fix: correct modules=, or put the module where Python finds it (PYTHONPATH)"
+        )
 
 
 def _exists(module: str) -> bool:

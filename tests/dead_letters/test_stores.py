@@ -232,28 +232,95 @@ def test_a_file_that_can_t_be_is_an_error_with_the_fix(tmp_path: Path) -> None:
         SqliteStore(tmp_path / "junk", "shop").prepare()
 
 
-@pytest.mark.parametrize("name", ["letters.sqlite3", "letters.sqlite3.lock"])
-def test_a_symbolic_link_is_not_followed(tmp_path: Path, name: str) -> None:
-    store = SqliteStore(tmp_path / "letters.sqlite3", "shop")
-    target = tmp_path / "target"
-    if name.endswith("lock"):
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm", "-journal", ".lock"])
+@pytest.mark.parametrize("leads", ["to a file", "nowhere"])
+def test_a_symbolic_link_is_not_followed(tmp_path: Path, suffix: str, leads: str) -> None:
+    """Nor by SQLite, which opens three more files by their names."""
+    path, target = tmp_path / "letters.sqlite3", tmp_path / "target"
+    store = SqliteStore(path, "shop")
+    if suffix:
         store.add(letter())
-    (tmp_path / name).symlink_to(target)
-    with pytest.raises(DeadLettersUnavailable, match="symbolic link"):
-        store.attempt(letter().id, lambda found: None) if name.endswith("lock") else store.add(letter())
-    assert not target.exists()
+        store.close()
+    if leads == "to a file":
+        target.write_text("another's")
+    link = Path(f"{path}{suffix}")
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+
+    def attempted() -> None:
+        if suffix != ".lock":
+            store.add(letter())
+        store.attempt(letter().id, lambda found: None)
+
+    for use in (attempted, lambda: SqliteStore(path, "shop").attempt(letter().id, lambda found: None)):
+        with pytest.raises(DeadLettersUnavailable, match=rf"{link} is a symbolic link.*\n  fix: .*rm {link}"):
+            use()
+    assert (target.read_text() if target.exists() else None) == (
+        "another's" if leads == "to a file" else None
+    )
+
+
+def test_a_link_in_its_place_is_an_error_at_start(tmp_path: Path) -> None:
+    path = tmp_path / "letters.sqlite3"
+    path.symlink_to("target")
+    with pytest.raises(ConfigurationError, match=r"symbolic link.*\n  fix: .*, or set dead_letters= \("):
+        SqliteStore(path, "shop").prepare()
 
 
 def test_another_user_s_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "letters.sqlite3"
     path.touch()
     owner = os.geteuid()
+    tmp_path.chmod(0o1777)
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    with pytest.raises(ConfigurationError, match=rf"uid {owner}\)"):
+    if owner:
+        monkeypatch.setattr("walex_celery._files._ROOT", owner)  # as /tmp is
+    with pytest.raises(ConfigurationError, match=rf"{path} belongs to another user \(uid {owner}\)"):
         SqliteStore(path, "shop").prepare()
 
 
-def test_a_folder_that_all_may_write_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tmp_path.chmod(0o777)
-    SqliteStore(tmp_path / "letters.sqlite3", "shop").prepare()
-    assert "chmod o-w" in caplog.text
+@pytest.mark.parametrize(("mode", "who"), [(0o777, "every user"), (0o770, "its group")])
+def test_a_folder_that_others_may_write_is_refused(tmp_path: Path, mode: int, who: str) -> None:
+    tmp_path.chmod(mode)
+    with pytest.raises(ConfigurationError, match=rf"{tmp_path} can be written by {who}.*\n  fix: chmod go-w"):
+        SqliteStore(tmp_path / "letters.sqlite3", "shop").prepare()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_in_a_sticky_folder_is_used(tmp_path: Path) -> None:
+    """As in /tmp."""
+    tmp_path.chmod(0o1777)
+    store = SqliteStore(tmp_path / "letters.sqlite3", "shop")
+    store.add(letter())
+    assert store.count() == 1
+
+
+LOOKER = """
+import sys
+from pathlib import Path
+from walex_celery.dead_letters.sqlite import SqliteStore
+
+store = SqliteStore(Path(sys.argv[1]), "shop")
+print(store.count())
+store.close()
+"""
+
+
+def test_a_second_store_of_the_same_process_loses_no_letter(tmp_path: Path) -> None:
+    """Metrics count letters while the producer stores them; then the command lists them.
+
+    POSIX ends all locks of a process on a file with the first of its descriptors that is closed. A command that finds
+    none removes the file's -wal, and what the producer stored afterwards was gone with it.
+    """
+    path = tmp_path / "letters.sqlite3"
+    store, counting = SqliteStore(path, "shop"), SqliteStore(path, "shop")
+    store.add(letter())
+    assert counting.count() == 1
+    counting.close()
+
+    def count_elsewhere() -> int:
+        return int(subprocess.check_output([sys.executable, "-c", LOOKER, str(path)], text=True))
+
+    assert count_elsewhere() == 1
+    store.add(letter(handler="shop.other"))
+    assert count_elsewhere() == 2

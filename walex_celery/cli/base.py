@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -141,18 +140,6 @@ def echo_json_line(document: bytes) -> None:
     """
     sys.stdout.buffer.write(document.translate(_LINE_BREAKS_TO_SPACES) + b"\n")
     sys.stdout.buffer.flush()
-
-
-def celery_command() -> str:
-    """How ``celery`` was called, such as ``celery -A shop``: for commands that we suggest to the user."""
-    arguments = iter(sys.argv[1:])
-    application = os.environ.get("CELERY_APP") or os.environ.get("APP") or "<module>"
-    for argument in arguments:
-        if argument in ("-A", "--app"):
-            application = next(arguments, application)
-        elif argument.startswith("--app="):
-            application = argument.removeprefix("--app=")
-    return f"celery -A {application}"
 
 
 def stop_on_signals(stop: Callable[[], Any]) -> None:

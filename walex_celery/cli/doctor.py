@@ -9,7 +9,8 @@ from typing import Final
 import click
 from rich.console import Console
 
-from walex_celery.cli.base import NAME, celery_command, choose, registered_name, run_reporting, walex
+from walex_celery._invocation import celery_command
+from walex_celery.cli.base import NAME, choose, registered_name, run_reporting, walex
 from walex_celery.operations.doctor import Finding, Severity, examine, worst
 from walex_celery.operations.doctor.report import render_json, render_text
 

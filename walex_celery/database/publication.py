@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
+from walex_celery._invocation import celery_command
 from walex_celery.database.changes import (
     lists_tables,
     publication_changes,
@@ -16,7 +17,10 @@ from walex_celery.database.finding import Finding, do, python, sql
 from walex_celery.database.registry import LeftOut, check
 from walex_celery.database.schema import (
     PublicationState,
+    Schema,
     TableState,
+    did_you_mean,
+    meant_by,
     missing_publications,
     missing_tables,
     similar,
@@ -24,10 +28,27 @@ from walex_celery.database.schema import (
 from walex_celery.database.subject import Subject
 from walex_celery.filters import OWN_SCHEMA, Table
 from walex_celery.handlers.kinds import WITH_OLD_ROW
+from walex_celery.handlers.registry import Handler
+from walex_celery.settings.model import WalExSettings
 
 
 def _names(tables: list[Table]) -> str:
     return ", ".join(map(str, tables))
+
+
+def _once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def is_other_database(schema: Schema, settings: WalExSettings) -> bool:
+    """Whether nothing is there that the settings name, nor anything of a similar name."""
+    tables = [table for table in settings.subscriptions if isinstance(table, Table)]
+    return (
+        bool(tables)
+        and len(missing_publications(schema, settings)) == len(settings.publication)
+        and not any(table in schema.tables or meant_by(table, schema.tables) for table in tables)
+        and not any(get_close_matches(name, schema.publication_names) for name in settings.publication)
+    )
 
 
 @check("the publication exists")
@@ -35,12 +56,28 @@ def publication_exists(subject: Subject) -> Iterator[Finding]:
     """Every configured publication."""
     schema, settings = subject.schema, subject.settings
     missing = missing_publications(schema, settings)
-    if missing:
+    absent = missing_tables(schema, settings)
+    if missing and absent and is_other_database(schema, settings):
+        yield Finding(
+            "publication_exists",
+            "error",
+            f"database {settings.database!r} has neither publication {', '.join(map(repr, missing))} nor "
+            f"{'tables' if len(absent) > 1 else 'table'} {_names(absent)}",
+            do(
+                "Correct database= (or the url) if it is another one. Otherwise create the tables (run your "
+                f"migrations), then: {celery_command()} walex setup"
+            ),
+        )
+    elif missing:
+        close = {
+            other for name in missing for other in get_close_matches(name, schema.publication_names, n=1)
+        }
         changes = publication_changes(settings, subject.requirements, schema, subject.statements)
         yield Finding(
             "publication_exists",
             "error",
-            f"publication {', '.join(map(repr, missing))} does not exist in database {settings.database!r}",
+            f"publication {', '.join(map(repr, missing))} does not exist in database {settings.database!r}"
+            f"{did_you_mean(map(repr, sorted(close)))}",
             sql(*(change.sql for change in changes)),
         )
 
@@ -48,6 +85,8 @@ def publication_exists(subject: Subject) -> Iterator[Finding]:
 @check("the subscribed tables exist")
 def tables_exist(subject: Subject) -> Iterator[Finding]:
     """Subscriptions to tables that don't exist."""
+    if is_other_database(subject.schema, subject.settings):
+        raise LeftOut  # publication_exists says so of both
     for table in missing_tables(subject.schema, subject.settings):
         yield Finding(
             "tables_exist",
@@ -110,6 +149,19 @@ def published_for_nothing(subject: Subject) -> Iterator[Finding]:
     if settings.all_tables:
         raise LeftOut
     wanted = {requirement.state.oid for requirement in subject.requirements}
+    # Meant to be subscribed: a handler is for it, or it is what a misspelt subscription stands for.
+    wanted |= {
+        schema.tables[table].oid
+        for table in (
+            *(handler.table for handler in subject.handlers if handler.table in schema.tables),
+            *(
+                other
+                for table in missing_tables(schema, settings)
+                for other in meant_by(table, schema.tables)
+            ),
+        )
+        if table is not None
+    }
     for publication in schema.publications.values():
         if publication.all_tables or publication.schemas:
             others = [
@@ -235,6 +287,8 @@ def filter_columns(subject: Subject) -> Iterator[Finding]:
     """A filter drops nothing by a column that no table of its handler has."""
     by_table = {requirement.table: requirement.state for requirement in subject.requirements}
     known = frozenset(column for state in by_table.values() for column in state.columns)
+    # One finding for a name, whichever handlers have it: they often share their filters.
+    found: dict[tuple[str, str, str], list[Handler]] = {}
     for handler in subject.handlers:
         named = {*handler.filters.unwatched_records, *handler.filters.unwatched_fields}
         if not named or not handler.of_tables:
@@ -249,12 +303,16 @@ def filter_columns(subject: Subject) -> Iterator[Finding]:
         if not by_table or not missing:
             continue
         close = {match for name in missing for match in get_close_matches(name, columns, n=1)}
-        hint = f" (did you mean {' or '.join(sorted(close))}?)" if close else ""
+        found.setdefault((", ".join(missing), where, did_you_mean(sorted(close))), []).append(handler)
+    for (names, where, hint), handlers in found.items():
         yield Finding(
             "filter_columns",
             "warning",
-            f"filters of {handler.name} name {', '.join(missing)}, which {where}{hint}",
-            do(f"Correct unwatched_records= or unwatched_fields= of {handler.registration}"),
+            f"filters of {', '.join(_once(handler.name for handler in handlers))} name {names}, which {where}{hint}",
+            do(
+                "Correct unwatched_records= or unwatched_fields= of "
+                + ", ".join(_once(handler.registration for handler in handlers))
+            ),
         )
 
 

@@ -106,6 +106,18 @@ def unsubscribed_handlers(settings: WalExSettings, handlers: Iterable[Handler]) 
     ]
 
 
+def where_handlers_go(settings: WalExSettings) -> str:
+    """What to do when there is no handler."""
+    tables = [table.name for table in settings.subscriptions if isinstance(table, Table)]
+    events = (
+        f"{settings.name}.events.{tables[0]}" if tables else f"a module of the package {settings.name}.events"
+    )
+    return (
+        "decorate a function or a task with @walex.on_event(...), in the application's module, in a module that Celery "
+        f"loads (include=), in {events}, or in a module listed in modules="
+    )
+
+
 def wants_rows(handlers: Iterable[Handler]) -> bool:
     """Whether any handler is for tables, not only for messages."""
     return any(handler.of_tables for handler in handlers)

@@ -124,9 +124,21 @@ class PublicationState(msgspec.Struct, frozen=True):
 
 
 class Schema:
-    """The tables of a database, and those of the configured publications that exist."""
+    """The tables of a database, and those of the configured publications that exist.
 
-    def __init__(self, tables: Iterable[TableState], publications: Iterable[PublicationState]) -> None:
+    Args:
+        tables: all.
+        publications: those that are configured.
+        names: of all publications.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[TableState],
+        publications: Iterable[PublicationState],
+        names: Iterable[str] = (),
+    ) -> None:
+        self.publication_names = tuple(names)
         self.tables = {state.table: state for state in tables}
         self.publications = {publication.name: publication for publication in publications}
 
@@ -179,6 +191,7 @@ def read_schema(connection: Connection, settings: WalExSettings) -> Schema:
         with connection.cursor() as cursor:
             tables = [_table_state(row) for row in _rows(cursor, _TABLES)]
             found = _rows(cursor, _PUBLICATIONS, (list(settings.publication),))
+            names = _rows(cursor, "SELECT pubname::text FROM pg_publication")
             memberships = _rows(cursor, members)
             schemas = _rows(cursor, _SCHEMAS) if modern else []
     except psycopg2.Error as error:
@@ -198,7 +211,7 @@ def read_schema(connection: Connection, settings: WalExSettings) -> Schema:
         )
         for oid, name, all_tables, via_root, operations in found
     ]
-    return Schema(tables, publications)
+    return Schema(tables, publications, (name for (name,) in names))
 
 
 def _rows(cursor: Any, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:
@@ -251,6 +264,17 @@ def require_tables(schema: Schema, settings: WalExSettings) -> None:
 
 def similar(table: Table, schema: Schema) -> str:
     """`` (did you mean sales.users?)`` if there is a table with a similar name, else empty."""
-    namesakes = [str(other) for other in schema.tables if other.name == table.name]
-    close = namesakes or get_close_matches(str(table), [str(other) for other in schema.tables], n=1)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+    return did_you_mean(map(str, meant_by(table, schema.tables)))
+
+
+def meant_by(table: Table, tables: Iterable[Table]) -> list[Table]:
+    """Those of *tables* that a *table* that does not exist is likely to stand for."""
+    by_text = {str(other): other for other in tables}
+    namesakes = [other for other in by_text.values() if other.name == table.name]
+    return namesakes or [by_text[close] for close in get_close_matches(str(table), by_text, n=1)]
+
+
+def did_you_mean(names: Iterable[str]) -> str:
+    """`` (did you mean a or b?)``; empty without *names*."""
+    listed = " or ".join(names)
+    return f" (did you mean {listed}?)" if listed else ""

@@ -11,6 +11,7 @@ from psycopg2 import errorcodes
 from psycopg2.extensions import connection as Connection
 from psycopg2.extensions import cursor as Cursor
 
+from walex_celery._invocation import celery_command
 from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.schema import TABLE
 from walex_celery.dead_letters.store import Try
@@ -175,7 +176,7 @@ class PostgresStore:
         if error.pgcode in _NOT_SET_UP:
             return SetupError(
                 f"dead letters: {self.where} can't be used: {str(error).strip()}\n"
-                "  fix: run celery -A <module> walex setup, which creates it and grants the producer's role access"
+                f"  fix: run {celery_command()} walex setup, which creates it and grants the producer's role access"
             )
         explained = explain_error(error, self._settings)
         return type(explained)(f"dead letters: {self.where} can't be used: {explained}")

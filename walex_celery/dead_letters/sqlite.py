@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
-import logging
 import os
 import sqlite3
-import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from walex_celery._files import UnsafePath, check_private, open_private, prepare_folder, sync_folder
 from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import ConfigurationError, DeadLettersUnavailable
 from walex_celery.postgres.lsn import Lsn
 
-logger = logging.getLogger("walex_celery.dead_letters")
-
 Result = TypeVar("Result")
 
+# While one thread makes a file, no other may have it open: see SqliteStore._make.
+_making: Final = threading.Lock()
 #: Seconds to wait for another writer.
 BUSY_SECONDS: Final = 5.0
 
@@ -67,9 +66,9 @@ class SqliteStore:
         try:
             self._run(lambda connection: None)
         except DeadLettersUnavailable as error:
-            raise ConfigurationError(
-                f"{error}\n  fix: set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
-            ) from error
+            another = "set dead_letters= (or WALEX_DEAD_LETTERS) to a file that this user may write"
+            joint = ", or " if isinstance(error.__cause__, UnsafePath) else "\n  fix: "
+            raise ConfigurationError(f"{error}{joint}{another}") from error
 
     def add(self, letter: Letter) -> None:
         """Store *letter*; if it exists, update its events and error."""
@@ -146,9 +145,9 @@ class SqliteStore:
     @contextmanager
     def _held(self, id: str) -> Iterator[bool]:
         """Lock the letter's byte of a lock file. The kernel releases it if the process dies."""
-        path = f"{self.path}.lock"
+        path = Path(f"{self.path}.lock")
         try:
-            descriptor = _open_own(path)
+            descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise DeadLettersUnavailable(f"dead letters: {path} can't be opened: {error.strerror}") from error
         try:
@@ -163,25 +162,44 @@ class SqliteStore:
 
     def _connected(self) -> sqlite3.Connection:
         if self._opened is None:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _check_folder(self.path.parent)
-            # Created here for its mode, which SQLite also gives to -wal and -shm.
-            os.close(_open_own(self.path))
+            prepare_folder(self.path.parent, shared=True)
+            with _making:
+                self._make()
+            made = self._check_files()
             connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute(_TABLE)
+                # SQLite opens by the name: it has to be the same file as before.
+                if self._check_files() != made:
+                    raise OSError(0, "it was replaced while it was being opened")
             except BaseException:
                 connection.close()
                 raise
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
             self._opened = connection
         return self._opened
 
+    def _make(self) -> None:
+        """Make the file, if there is none, for its mode: SQLite gives it to ``-wal`` and ``-shm`` too.
+
+        One that exists is not opened: closing it would end the locks that this process has on it by other connections,
+        and a process that thinks itself alone removes ``-wal``, with the letters in it.
+        """
+        with suppress(FileExistsError):
+            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+
+    def _check_files(self) -> tuple[int, int]:
+        """Check all files that SQLite opens; returns which one the first is."""
+        for suffix in ("-wal", "-shm", "-journal"):
+            check_private(Path(f"{self.path}{suffix}"))
+        status = check_private(self.path)
+        return (status.st_dev, status.st_ino) if status else (0, 0)
+
     def _read(self, step: Callable[[sqlite3.Connection], Result], nothing: Result) -> Result:
         """Run *step*, or return *nothing* if there is no file: reading does not create it."""
-        return self._run(step) if self._opened is not None or self.path.exists() else nothing
+        return self._run(step) if self._opened is not None or os.path.lexists(self.path) else nothing
 
     def _run(self, step: Callable[[sqlite3.Connection], Result]) -> Result:
         try:
@@ -208,48 +226,3 @@ def _summary_json(letter: Letter) -> str:
     }
     plain |= {"lsn": str(letter.lsn), "events": ()}
     return msgspec.json.encode(plain).decode()
-
-
-def _open_own(path: str | Path) -> int:
-    """Open or create a file that only its owner may read; neither a symbolic link nor another user's file.
-
-    Raises:
-        OSError: with the reason as its ``strerror``.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, "it is a symbolic link, which is not followed") from error
-        raise
-    status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-        os.close(descriptor)
-        raise OSError(
-            errno.EPERM, f"it is not a regular file of this user (its owner has uid {status.st_uid})"
-        )
-    return descriptor
-
-
-def _check_folder(folder: Path) -> None:
-    """Check whose folder it is: its owner can put another file in place of ours.
-
-    Raises:
-        OSError: it is another user's, and not root's.
-    """
-    status = folder.stat()
-    if status.st_uid not in (os.geteuid(), 0):
-        raise OSError(errno.EPERM, f"its folder belongs to another user (uid {status.st_uid})")
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        logger.warning(
-            "dead letters: every user of this host may replace files in %s (mode %04o)\n  fix: chmod o-w %s",
-            folder, stat.S_IMODE(status.st_mode), folder,
-        )  # fmt: skip
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

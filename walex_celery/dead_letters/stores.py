@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
+from walex_celery._invocation import celery_command
 from walex_celery.dead_letters.letter import Letter
 from walex_celery.dead_letters.postgres import PostgresStore
 from walex_celery.dead_letters.schema import TABLE
@@ -72,7 +73,7 @@ def store_to_write(settings: LetterSettings) -> Store:
             return postgres
         postgres.close()
         why = f"{TABLE} is missing" if access is None else f"the role may not write to {TABLE}"
-        fix = "run celery -A <module> walex setup, which creates it and grants the producer's role access"
+        fix = f"run {celery_command()} walex setup, which creates it and grants the producer's role access"
         if where == "postgres":
             raise SetupError(f"dead_letters: {why} in {settings.address()}\n  fix: {fix}")
         logger.warning("dead letters are kept on this host: %s (%s)", why, fix)
@@ -98,7 +99,7 @@ def stores_to_read(settings: LetterSettings) -> list[Store]:
             postgres.close()
     if settings.dead_letters != "postgres":
         file = _file(settings)
-        if file.path.exists() or settings.dead_letters != "auto" or not found:
+        if os.path.lexists(file.path) or settings.dead_letters != "auto" or not found:
             found.append(file)
     return found
 

@@ -14,6 +14,7 @@ from typing import Final
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from walex_celery._invocation import celery_command
 from walex_celery.database import publication, replica_identity
 from walex_celery.database.finding import Finding
 from walex_celery.database.registry import LeftOut, checks_of
@@ -137,7 +138,9 @@ def _log(findings: Iterable[Finding]) -> None:
         logger.log(_LEVELS[finding.severity], "%s", text_of(finding), extra={"check": finding.check})
     for check, count in more.items():
         level = max(_LEVELS[finding.severity] for finding in first if finding.check == check)
-        logger.log(level, "%s more findings of %s; celery -A ... walex doctor lists them all", count, check)
+        logger.log(
+            level, "%s more findings of %s; %s walex doctor lists them all", count, check, celery_command()
+        )
 
 
 def examine_once(

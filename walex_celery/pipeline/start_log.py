@@ -9,6 +9,7 @@ from celery import Celery
 
 from walex_celery._speedups import speedups
 from walex_celery.broker import TaskTarget, durability
+from walex_celery.database.requirements import where_handlers_go
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.events.event import printable, short
 from walex_celery.handlers.policies import Halt, OnError
@@ -34,10 +35,7 @@ def report_no_handlers(settings: WalExSettings) -> None:
             all that handles the changes; a spool is not.
     """
     middleware = settings.message_middleware
-    fix = (
-        "\n  fix: decorate a function or a task with @walex.on_event(...), in the application's module, in a module "
-        f"that Celery loads (include=), in {settings.name}.events.<table>, or in a module listed in modules="
-    )
+    fix = f"\n  fix: {where_handlers_go(settings)}"
     if settings.durable_slot and (middleware is None or getattr(middleware, "needs_durable_slot", False)):
         raise ConfigurationError(
             f"no handler is registered, and the slot {settings.slot} is durable: each change would be dropped and "

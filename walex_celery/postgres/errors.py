@@ -142,7 +142,7 @@ def explain_connect_error(
 
 
 def _fix(fix: str, settings: ConnectionSettings) -> str:
-    role, database = quote_identifier(settings.user or "<role>"), quote_identifier(settings.database)
+    role, database = quote_identifier(settings.role), quote_identifier(settings.database)
     return "\n  fix: " + fix.format(role=role, database=database)
 
 
@@ -160,7 +160,7 @@ def explain_error(error: psycopg2.Error, settings: ConnectionSettings) -> WalExE
             f"Postgres takes no more connections ({text})\n  fix: raise max_wal_senders and restart"
         )
     if code == errorcodes.INSUFFICIENT_PRIVILEGE:
-        return privilege_error(settings.user or "<role>", f"may not replicate ({text})")
+        return privilege_error(settings.role, f"may not replicate ({text})")
     if code == errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE and "wal_level" in text:
         return wal_level_error(text)
     if code == errorcodes.OBJECT_NOT_IN_PREREQUISITE_STATE and "max_replication_slots" in text:

@@ -5,6 +5,8 @@ An application's settings make these structs; so can anything else that reads a 
 
 from __future__ import annotations
 
+import os
+import pwd
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -47,6 +49,11 @@ class ConnectionSettings:
     libpq: Mapping[str, str] = field(default_factory=dict, hash=False)
     hidden: tuple[str, ...] = field(default=(), repr=False)
 
+    @property
+    def role(self) -> str:
+        """The role that is connected as: :attr:`user`, or what libpq takes instead, ``PGUSER`` or the system's user."""
+        return self.user or os.environ.get("PGUSER") or _system_user()
+
     def address(self) -> str:
         """Where the database is, as readable text without a password.
 
@@ -60,6 +67,13 @@ class ConnectionSettings:
     def secrets(self) -> list[str]:
         """What must never be shown: the password, and :attr:`hidden`."""
         return [secret for secret in (self.password, *self.hidden) if secret]
+
+
+def _system_user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a container may have given it a number only
+        return str(os.geteuid())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

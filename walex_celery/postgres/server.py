@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any, Final
 
 import msgspec
@@ -71,19 +72,22 @@ def _check_publications(connection: Connection, settings: SlotSettings) -> None:
     row = query_row(
         connection,
         settings.connection,
-        "SELECT array_agg(name) FROM unnest(%s) name WHERE name NOT IN (SELECT pubname FROM pg_publication)",
+        "SELECT array_agg(name), (SELECT array_agg(pubname::text) FROM pg_publication) FROM unnest(%s) name"
+        " WHERE name NOT IN (SELECT pubname FROM pg_publication)",
         (list(settings.publications),),
     )
-    missing = row[0] if row else None
+    missing, known = row or (None, None)
     if missing:
         tables = ", ".join(
             f"{quote_identifier(schema)}.{quote_identifier(name)}" for schema, name in settings.tables
         )
         wanted = f"FOR TABLE {tables}" if tables else "FOR ALL TABLES"
+        names = [name for name in known or () if get_close_matches(name, missing)]
+        hint = f" (did you mean {' or '.join(map(repr, dict.fromkeys(names)))}?)" if names else ""
         fixes = "; ".join(f"CREATE PUBLICATION {quote_identifier(name)} {wanted}" for name in missing)
         raise PublicationMissing(
             f"publication {', '.join(map(repr, missing))} does not exist in database "
-            f"{settings.connection.database!r}\n  fix: {fixes};"
+            f"{settings.connection.database!r}{hint}\n  fix: {fixes};"
         )
 
 

@@ -22,6 +22,7 @@ from typing import Final
 import psycopg2
 from psycopg2.extensions import connection as Connection
 
+from walex_celery._invocation import celery_command
 from walex_celery.errors import PostgresUnavailable, PublicationMissing, WalExError
 from walex_celery.postgres.connection import connect
 from walex_celery.postgres.parameters import SlotSettings
@@ -109,8 +110,8 @@ class StreamGuard(threading.Thread):
         if missing:
             raise PublicationMissing(
                 f"publication {', '.join(map(repr, missing))} was dropped while this producer ran: what is committed "
-                "until it is made again makes no events\n  fix: make it again (celery -A ... walex setup), start the "
-                "producer again, and backfill what came between"
+                f"until it is made again makes no events\n  fix: make it again ({celery_command()} walex setup), start "
+                "the producer again, and backfill what came between"
             )
         before, self._publications = self._publications or found, found
         for name in names:

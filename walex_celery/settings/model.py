@@ -271,6 +271,11 @@ class WalExSettings(EventModules):
         """Whether every table is subscribed to."""
         return ALL_TABLES in self.subscriptions
 
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables that subscriptions name."""
+        return tuple(table for table in self.subscriptions if isinstance(table, Table))
+
     def subscribes_to(self, table: Table) -> bool:
         """Whether *table* is subscribed to."""
         return self.all_tables or table in self.subscriptions

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from walex_celery._files import UnsafePath, prepare_folder
 from walex_celery.testing._system import ServerUnavailable
 
 # One version per major, so that every run has the same servers.
@@ -160,8 +161,12 @@ def _cache_folder() -> Path:
         folder = Path("/var/cache")
     else:
         folder = Path.home() / ".cache"
-    folder = folder / "walex-celery"
     folder.mkdir(parents=True, exist_ok=True)
+    folder = folder / "walex-celery"
+    try:
+        prepare_folder(folder)
+    except UnsafePath as error:
+        raise ServerUnavailable(f"its programs would be run: {error.strerror}") from error
     if os.geteuid() == 0:
         folder.chmod(0o755)
     return folder

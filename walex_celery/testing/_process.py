@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, ClassVar, Literal, Self
 
+from walex_celery._files import open_private
 from walex_celery.testing._system import ServerUnavailable, free_port, processes_in
 
 StopMode = Literal["fast", "immediate"]
@@ -112,7 +113,8 @@ class Server(ABC):
         if not (self.folder / ".prepared").exists():
             self.prepare()
             (self.folder / ".prepared").touch()
-        with self.log_path.open("ab") as log:
+        # Root opens it in a folder of the server's user.
+        with open(open_private(self.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "ab") as log:
             self._process = self._popen(self.command(), stdout=log, cwd=self.folder)
         self._guard = subprocess.Popen(
             ["sh", "-c", _GUARD, "guard", self._guard_signal(), str(self._process.pid), str(self.folder)],
@@ -216,11 +218,12 @@ class Server(ABC):
     def _own(self, path: Path) -> None:
         if self.user:
             entry = pwd.getpwnam(self.user)
-            os.chown(path, entry.pw_uid, entry.pw_gid)
+            os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=False)
 
     def _write(self, path: Path, text: str) -> Path:
-        path.touch(mode=0o600)
-        path.write_text(text)
+        path.unlink(missing_ok=True)
+        with open(open_private(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+            file.write(text)
         self._own(path)
         return path
 

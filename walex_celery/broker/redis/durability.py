@@ -40,7 +40,7 @@ def _of_server(link: Link, queues: list[Any]) -> Iterator[Weakness]:
             "info",
             f"The broker {link.url} does not let {' and '.join(refused)} be read: what it keeps is not fully known.",
             "See appendonly, appendfsync and maxmemory-policy where it is managed, "
-            "or: ACL SETUSER <user> +info +config|get",
+            f"or: ACL SETUSER {link.connection.userid or 'default'} +info +config|get",
         )
     yield from _of_persistence(link, {**info, **config})
     yield from _of_eviction(link, {**info, **config}, queues)

@@ -8,15 +8,20 @@ from typing import Final
 
 from walex_celery.database.finding import Finding, do, python, shell
 from walex_celery.database.registry import LeftOut, check
-from walex_celery.database.requirements import unsubscribed_handlers, wants_rows
-from walex_celery.errors import ConfigurationError
+from walex_celery.database.requirements import unsubscribed_handlers, wants_rows, where_handlers_go
+from walex_celery.database.schema import did_you_mean, meant_by, missing_tables
 from walex_celery.filters import Table
+from walex_celery.handlers.registry import Handler
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
 
 _NEEDED: Final = {"celery": (5, 7), "kombu": (5, 7)}
 _POOLER_HOSTS: Final = ("-pooler.", "pooler.supabase.com")
 _JSON: Final = frozenset({"json", "application/json"})
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 @check("celery and kombu are new enough")
@@ -61,42 +66,70 @@ def handlers_exist(context: Context) -> Iterator[Finding]:
             "error" if settings.durable_slot else "warning",
             "no handler is registered: "
             + ("the producer does not start" if settings.durable_slot else "changes are read and dropped"),
-            do(
-                "Decorate a function or a task with @walex.on_event(...), in the application's module, in a module "
-                f"that Celery loads (include=), in {settings.name}.events.<table>, or in a module listed in modules="
-            ),
+            do(_sentence(where_handlers_go(settings))),
         )
 
 
 @check("the handlers' tables are subscribed")
 def handlers_subscribed(context: Context) -> Iterator[Finding]:
     """Handlers of tables that are not in ``subscriptions`` are never called."""
-    lacking: dict[Table, list[str]] = {}
-    for handler in unsubscribed_handlers(context.settings, context.handlers):
+    schema, settings = context.known_schema, context.settings
+    lacking: dict[Table, list[Handler]] = {}
+    for handler in unsubscribed_handlers(settings, context.handlers):
         assert handler.table is not None
-        lacking.setdefault(handler.table, []).append(handler.name)
-    for table, names in lacking.items():
-        yield Finding(
-            "handlers_subscribed",
-            "error",
-            f"{table} has the handler {', '.join(names)} but is not in subscriptions: it is never called",
-            python(f"subscriptions=[..., {str(table)!r}]"),
-        )
-    if not context.settings.subscriptions and wants_rows(context.handlers) and not lacking:
+        lacking.setdefault(handler.table, []).append(handler)
+    if not settings.subscriptions and wants_rows(context.handlers):
+        tables = [str(table) for table in lacking] or ["*"]
         yield Finding(
             "handlers_subscribed",
             "error",
             "subscriptions is empty: changes of all tables are ignored",
-            python("subscriptions=['*']"),
+            python(f"subscriptions={tables!r}"),
         )
+        return
+    misspelt = missing_tables(schema, settings) if schema else []
+    for table, handlers in lacking.items():
+        names = ", ".join(handler.name for handler in handlers)
+        if schema and table not in schema.tables:
+            # Of those that are subscribed, if any: the handler was meant to be called.
+            close = meant_by(table, settings.tables) or meant_by(table, schema.tables)
+            yield Finding(
+                "handlers_subscribed",
+                "error",
+                f"the handler {names} is for {table}, but database {settings.database!r} has no such table"
+                f"{did_you_mean(map(str, close))}: it is never called",
+                do(f"Correct the table in {', '.join(handler.registration for handler in handlers)}"),
+            )
+        elif schema and any(table in meant_by(other, schema.tables) for other in misspelt):
+            continue  # tables_exist names the cause
+        else:
+            yield Finding(
+                "handlers_subscribed",
+                "error",
+                f"{table} has the handler {names} but is not in subscriptions: it is never called",
+                python(f"subscriptions=[..., {str(table)!r}]"),
+            )
 
 
 @check("every subscription has a handler")
 def subscriptions_handled(context: Context) -> Iterator[Finding]:
-    """Subscribed tables without a handler."""
-    for table in context.settings.subscriptions:
-        if isinstance(table, Table) and not any(
-            handler.table in (None, table) for handler in context.handlers if handler.of_tables
+    """Subscribed tables without a handler, unless that follows from what another check finds."""
+    if not wants_rows(context.handlers):
+        raise LeftOut  # handlers_exist
+    schema, settings = context.known_schema, context.settings
+    # Misspelt there or here: handlers_subscribed and tables_exist.
+    tables = set(schema.tables) if schema else set(settings.tables)
+    elsewhere = [
+        handler.table
+        for handler in unsubscribed_handlers(settings, context.handlers)
+        if handler.table is not None and not (schema and handler.table in tables)
+    ]
+    meant = {other for table in elsewhere for other in meant_by(table, settings.tables)}
+    for table in settings.tables:
+        if (
+            table in tables
+            and table not in meant
+            and not any(handler.table in (None, table) for handler in context.handlers if handler.of_tables)
         ):
             yield Finding(
                 "subscriptions_handled",
@@ -108,20 +141,14 @@ def subscriptions_handled(context: Context) -> Iterator[Finding]:
 @check("the handlers' functions can be sent as tasks")
 def functions(context: Context) -> Iterator[Finding]:
     """Each function is a Celery task that takes an event and that can be published."""
-    try:
-        assert context.functions is not None
-    except ConfigurationError as error:
+    for error in context.function_errors:
         yield finding_of("functions", "error", error)
 
 
 @check("the handlers' functions are known here")
 def functions_known(context: Context) -> Iterator[Finding]:
     """A task that is known by its name only is sent without its own options."""
-    try:
-        found = context.functions
-    except ConfigurationError:
-        raise LeftOut from None
-    for function in found:
+    for function in context.functions:
         if not function.is_known:
             yield Finding(
                 "functions_known",

@@ -45,6 +45,7 @@ class Context:
         self.clock = clock
         self._connection: Connection | None = None
         self._link: Link | None = None
+        self._reported: list[set[str]] = []
 
     @property
     def app(self) -> Celery:
@@ -128,6 +129,11 @@ class Context:
         """Tables and publications."""
         return read_schema(self.connection, self.settings)
 
+    @property
+    def known_schema(self) -> Schema | None:
+        """Tables and publications; ``None`` if Postgres can't be reached."""
+        return None if self._connection is None else self.schema
+
     @cached_property
     def requirements(self) -> list[TableRequirement]:
         """What the handlers require of each table."""
@@ -145,20 +151,29 @@ class Context:
 
     # The broker.
 
-    @cached_property
+    @property
     def functions(self) -> list[TaskTarget]:
-        """The tasks that events are sent to, each with its queues. Does not contact the broker.
+        """The tasks that events are sent to, each with its queues. Does not contact the broker."""
+        return self._functions[0]
 
-        Raises:
-            ConfigurationError: one can't be sent.
-        """
+    @property
+    def function_errors(self) -> list[ConfigurationError]:
+        """Why other functions of handlers can't be sent as tasks."""
+        return self._functions[1]
+
+    @cached_property
+    def _functions(self) -> tuple[list[TaskTarget], list[ConfigurationError]]:
         publisher = Publisher.open(self.app, timeout_seconds=PATIENCE_SECONDS)
         found: dict[str, TaskTarget] = {}
+        errors: dict[str, ConfigurationError] = {}
         for handler in self.handlers:
-            for task in resolve_functions(self.app, handler):
-                function = publisher.prepare(task)
-                found[function.name] = function
-        return list(found.values())
+            try:
+                for task in resolve_functions(self.app, handler):
+                    function = publisher.prepare(task)
+                    found[function.name] = function
+            except ConfigurationError as error:
+                errors[str(error)] = error
+        return list(found.values()), list(errors.values())
 
     def queues_of(self, function: TaskTarget) -> list[str]:
         """The names of the queues that a function's tasks go to, as far as known before the first event."""
@@ -202,6 +217,14 @@ class Context:
             for name in queues
         }
         return {name: worker for name, worker in found.items() if worker.queues}
+
+    def is_reported(self, error: Exception) -> bool:
+        """Whether all that *error* says was said by an earlier one; notes it otherwise."""
+        lines = set(str(error).splitlines())
+        if any(lines <= earlier for earlier in self._reported):
+            return True
+        self._reported.append(lines)
+        return False
 
     def scrub(self, text: str) -> str:
         """*text* with secrets redacted."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from traceback import walk_tb
 from types import ModuleType
 from typing import Final
 
@@ -31,7 +32,7 @@ _POSTGRES: Final = (server, role, publication, replica_identity, slot, letters)
 
 #: Fixes for errors whose text has none.
 _LAST_RESORT: Final = {
-    "modules": "Fix the module; to see its traceback: python -c 'import <module>'",
+    "modules": "Correct it in that module",
     "settings": "Set them as keywords of WalEx(), in the environment or in .env",
     "postgres": "Start Postgres, or correct hostname= and port= (or the url)",
     "broker": "Start the broker, or correct broker_url",
@@ -55,18 +56,30 @@ def examine(walex: WalEx, command: str, *, clock: Callable[[], float] = time.tim
 
 
 def _examine(context: Context) -> Iterator[Finding]:
+    set_up = yield from _reach("settings", "the settings are right", lambda: context.settings, context)
     handled = yield from _reach(
         "modules", "the event modules can be imported", lambda: context.handlers, context
     )
-    set_up = yield from _reach("settings", "the settings are right", lambda: context.settings, context)
     if handled and set_up:
+        # First: with the catalog known, one cause is not reported as several.
+        reached = yield from _reach("postgres", "Postgres can be reached", context.connect, context)
         yield from _make((application,), context)
-        if (yield from _reach("postgres", "Postgres can be reached", context.connect, context)):
+        if reached:
             yield from _make(_POSTGRES, context)
     if (
         yield from _reach("broker", "the broker can be reached", context.connect_broker, context)
     ) and handled:
         yield from _make((broker, workers), context)
+
+
+def _place_of(error: Exception) -> str:
+    """``in shop.events.users, line 3: ``, of the innermost module that was being imported."""
+    place = ""
+    for frame, line in walk_tb(error.__traceback__):
+        if frame.f_code.co_name == "<module>":
+            place = f"in {frame.f_globals.get('__name__')}, line {line}: "
+    # The module itself did not get to run; its text names the line.
+    return "" if isinstance(error, SyntaxError) else place
 
 
 def _make(modules: tuple[ModuleType, ...], context: Context) -> Iterator[Finding]:
@@ -81,14 +94,19 @@ def _reach(
     try:
         reach()
     except (ConfigurationError, WalExError) as error:
+        if context.is_reported(error):
+            return False
         found = finding_of(check, "error", error)
         # The rest of a broker error ("What was not confirmed ...") concerns only the producer.
         sentence = found.sentence.partition(" What was not confirmed")[0].rstrip(".")
         yield msgspec.structs.replace(found, sentence=sentence, fix=found.fix or do(_LAST_RESORT[check]))
         return False
     except Exception as error:  # users' modules may raise anything
-        text = context.scrub(f"{type(error).__name__}: {error}")
-        yield Finding(check, "error", f"this failed: {text}", do(_LAST_RESORT[check]))
+        text = context.scrub(f"{type(error).__name__}: {error}").strip()
+        traceback = f"; its traceback: {context.command} walex setup --dry-run" if check == "modules" else ""
+        yield Finding(
+            check, "error", f"this failed: {_place_of(error)}{text}", do(_LAST_RESORT[check] + traceback)
+        )
         return False
     yield Finding(check, "ok", fine)
     return True

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from difflib import get_close_matches
 from typing import Final
 
 import msgspec
 
 from walex_celery.database.finding import Finding, Step, do, python, shell, sql
 from walex_celery.database.registry import LeftOut, check
+from walex_celery.database.schema import did_you_mean
 from walex_celery.errors import WalExError
 from walex_celery.operations.doctor.context import Context
 from walex_celery.operations.doctor.error_finding import finding_of
@@ -25,6 +27,10 @@ _READER = """
 SELECT usename, application_name, coalesce(host(client_addr), 'a local socket') FROM pg_stat_replication
 WHERE pid = %s
 """
+
+
+#: Slots that may be ours, under another name.
+_UNREAD = "SELECT slot_name::text FROM pg_replication_slots WHERE plugin = 'pgoutput' AND NOT active AND database = %s"
 
 
 @check("the slot is durable")
@@ -44,10 +50,12 @@ def slot_exists(context: Context) -> Iterator[Finding]:
     """A durable slot that was not created yet, or was dropped."""
     settings = context.settings
     if settings.durable_slot and context.slot is None:
+        others = [name for (name,) in context.rows(_UNREAD, [settings.database])]
         yield Finding(
             "slot_exists",
             "warning",
-            f"durable slot {settings.slot!r} does not exist: "
+            f"durable slot {settings.slot!r} does not exist"
+            f"{did_you_mean(map(repr, get_close_matches(settings.slot, others, n=1)))}: "
             "changes are kept only once setup or the producer creates it",
             sql(context.statements.create_slot(settings)),
         )

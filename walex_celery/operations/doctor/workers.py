@@ -13,6 +13,8 @@ from walex_celery.operations.doctor.context import INSPECT_SECONDS, Context
 @check("a worker is running, or none is needed")
 def workers_running(context: Context) -> Iterator[Finding]:
     """No worker at all: tasks wait in the broker."""
+    if context.app.conf.task_always_eager:
+        raise LeftOut  # eager: they never get there
     if context.functions and not context.workers:
         queues = sorted({queue for function in context.functions for queue in context.queues_of(function)})
         yield Finding(

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 import msgspec
 from psycopg2.extensions import connection as Connection
 
+from walex_celery._invocation import celery_command
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.remote.ask import ANSWER_SECONDS, ask
@@ -97,18 +98,18 @@ class StatusReader:
             settings = self._walex.settings.slot_settings()
             name = self._walex.settings.name
         except ConfigurationError as error:
-            problems.append(f"the slot is unknown: {error}")
+            problems.append(f"the slot is unknown: {_one_line(error)}")
         slot = None
         if settings is not None:
             try:
                 slot = self._read_slot(settings)
             except WalExError as error:
-                problems.append(str(error))
+                problems.append(_one_line(error))
         producers: Sequence[ProducerStatus] = ()
         try:
             producers = self._ask(name, expected, problems)
         except WalExError as error:
-            problems.append(f"producers can't be reached: {error}")
+            problems.append(f"producers can't be reached: {_one_line(error)}")
         else:
             if not producers:
                 problems.append(_no_answer(self._timeout, slot))
@@ -159,6 +160,10 @@ def _slot_status(name: str, slot: Slot | None) -> SlotStatus:
     )
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
 def _text(lsn: Lsn | None) -> str | None:
     return None if lsn is None else str(lsn)
 
@@ -171,5 +176,5 @@ def _no_answer(timeout: float, slot: SlotStatus | None) -> str:
             "broker, or has worker_enable_remote_control = False"
         )
     if slot is not None and slot.exists:
-        return f"{who}, and the slot is not in use: start one with celery -A <app> walex producer"
-    return f"{who}: start one with celery -A <app> walex producer"
+        return f"{who}, and the slot is not in use: start one with {celery_command()} walex producer"
+    return f"{who}: start one with {celery_command()} walex producer"

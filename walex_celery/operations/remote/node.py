@@ -17,6 +17,7 @@ from celery.utils.saferepr import saferepr
 from celery.utils.serialization import jsonify
 from kombu.pidbox import Node
 
+from walex_celery._invocation import celery_command
 from walex_celery.app import WalEx
 from walex_celery.errors import ConfigurationError, WalExError
 from walex_celery.operations.remote.checks import check_change
@@ -55,8 +56,8 @@ def check_remote_key(action: str, key: str) -> None:
     if key in SECRET_KEYS:
         raise ConfigurationError(
             f"{key!r} is never sent through the broker: it is a secret, code to run, or a destination of data\n"
-            "  fix: change it where the producer reads it (such as its .env file), then: celery -A <app> walex "
-            "control reload"
+            "  fix: change it where the producer reads it (such as its .env file), then: "
+            f"{celery_command()} walex control reload"
         )
     allowed = REMOTE_KEYS if action == "replace" else REMOTE_LIST_KEYS
     if key not in allowed:

@@ -262,6 +262,6 @@ def _explain(error: psycopg2.Error, change: Change, settings: WalExSettings) -> 
     else:
         who = "only the owner or a superuser may"
     return SetupError(
-        f"role {settings.username or '<role>'!r} may not run {change.sql} ({text}): {who}\n"
+        f"role {settings.connection_settings().role!r} may not run {change.sql} ({text}): {who}\n"
         f"  fix: run setup as such a role, with its url in {ADMIN_URL_VARIABLE} or --url"
     )

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from walex_celery._files import open_private
 from walex_celery.errors import SlotInUse
 
 _NAME: Final = "lock"
@@ -23,7 +24,7 @@ class FolderLock:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._descriptor = os.open(folder / _NAME, os.O_RDWR | os.O_CREAT, 0o600)
+        self._descriptor = open_private(folder / _NAME, os.O_RDWR | os.O_CREAT)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

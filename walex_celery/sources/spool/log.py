@@ -94,7 +94,7 @@ class Log:
         #: What was acknowledged last.
         self.acknowledged_lsn = Lsn(found.acknowledged_lsn)
         numbers = list(range(numbers[0], self._tail.number + 1))
-        self._sizes = {number: path_of(folder, number).stat().st_size for number in numbers}
+        self._sizes = {number: path_of(folder, number).lstat().st_size for number in numbers}
         #: Everything before it is done.
         self.consumed = found.consumed
         if found.consumed.segment < numbers[0]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Final, NamedTuple
 
-from walex_celery.sources.spool.segment import sync_folder
+from walex_celery._files import open_private, sync_folder
 
 _NAME: Final = "position"
 _VALUES: Final = Struct(">8sQQQIQQQ")
@@ -49,9 +49,8 @@ class PositionFile:
 
     def __init__(self, folder: Path) -> None:
         path = folder / _NAME
-        made = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if made:
+        self._descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+        if not os.fstat(self._descriptor).st_size:
             os.pwrite(self._descriptor, bytes(2 * _COPY_BYTES), 0)
             os.fsync(self._descriptor)
             sync_folder(folder)

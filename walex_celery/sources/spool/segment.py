@@ -12,6 +12,7 @@ from pathlib import Path
 from struct import Struct
 from typing import Final
 
+from walex_celery._files import UnsafePath, open_private, sync_folder
 from walex_celery.errors import SpoolError
 from walex_celery.sources.spool.record import (
     HEAD_BYTES,
@@ -48,10 +49,12 @@ def numbers_in(folder: Path) -> list[int]:
     numbers = sorted(int(path.stem) for path in folder.glob(f"*{SUFFIX}") if path.stem.isdigit())
     if numbers and numbers != list(range(numbers[0], numbers[-1] + 1)):
         missing = next(number for number in range(numbers[0], numbers[-1]) if number not in numbers)
-        raise SpoolError(
-            f"{path_of(folder, missing)} is missing: see 'A damaged spool' in docs/operations/spool.md"
-        )
+        raise _missing(path_of(folder, missing))
     return numbers
+
+
+def _missing(path: Path) -> SpoolError:
+    return SpoolError(f"{path} is missing: see 'A damaged spool' in docs/operations/spool.md")
 
 
 class Segment:
@@ -81,7 +84,9 @@ class Segment:
         path = path_of(folder, header.number)
         unfinished = path.with_name(path.name + _UNFINISHED)
         start = _PREAMBLE.pack(_MAGIC, _VERSION) + encode_header(header)
-        descriptor = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        # One that a crash left, if any: a file that exists is not written to.
+        unfinished.unlink(missing_ok=True)
+        descriptor = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             _write(descriptor, [start], 0)
             os.fsync(descriptor)
@@ -99,15 +104,15 @@ class Segment:
         """The segment with this number.
 
         Raises:
-            SpoolError: it has no good header, or is of another version.
+            SpoolError: it has no good header, is of another version, or is not this user's own file.
         """
         path = path_of(folder, number)
         try:
-            descriptor = os.open(path, os.O_RDWR)
+            descriptor = open_private(path, os.O_RDWR)
         except FileNotFoundError:
-            raise SpoolError(
-                f"{path} is missing: see 'A damaged spool' in docs/operations/spool.md"
-            ) from None
+            raise _missing(path) from None
+        except UnsafePath as error:
+            raise SpoolError(f"the spool is not read: {error.strerror}") from error
         try:
             size = os.fstat(descriptor).st_size
             if size < _PREAMBLE.size:
@@ -181,15 +186,6 @@ def damaged(path: Path, offset: int, what: str) -> SpoolError:
         f"{path} is damaged at offset {offset}: {what}. it has been acknowledged, so Postgres has forgotten it: "
         "see 'A damaged spool' in docs/operations/spool.md"
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the names in *folder* on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write(descriptor: int, parts: list[bytes], offset: int) -> None:

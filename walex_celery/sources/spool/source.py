@@ -6,8 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
+from walex_celery._files import check_private, prepare_folder
 from walex_celery.errors import ConfigurationError, SpoolUnavailable
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.opening import Read
@@ -31,6 +33,8 @@ logger = logging.getLogger("walex_celery.spool.source")
 
 #: Seconds to wait for the slot to be streamed for the first time, before stops and changes are looked at.
 OPEN_SECONDS: Final = 1.0
+#: What there may be in the folder.
+OWN_FILES: Final = ("*.spool", "*.spool.tmp", "identity", "identity.new", "lock", "position", "reserve")
 
 
 class OpenSpool:
@@ -51,7 +55,8 @@ class OpenSpool:
         self._slot = settings.name
         self._publications = checksum_of(settings.publications)
         try:
-            spool.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            prepare_folder(spool.folder)
+            _check_files(spool.folder)
             self._lock = FolderLock(spool.folder)
             #: Of the spool in the folder: another folder's is another.
             self.identity = identity_of(spool.folder)
@@ -105,6 +110,18 @@ class OpenSpool:
             self.intake.log.close()
         self.bell.close()
         self._lock.release()
+
+
+def _check_files(folder: Path) -> None:
+    """Check each file that a spool has, before the first is opened: a folder with anything unsafe is left as it is.
+
+    Raises:
+        OSError: one is not this user's own.
+    """
+    for path in folder.iterdir():
+        # A disk's own folder has others too, such as lost+found.
+        if any(path.match(name) for name in OWN_FILES):
+            check_private(path)
 
 
 class SpoolStream:
