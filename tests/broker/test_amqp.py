@@ -10,7 +10,18 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from kombu import Connection, Exchange, Queue
 
-from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
+from tests.broker.support import (
+    ARGSREPR,
+    VALUE,
+    Proxy,
+    make_app,
+    new_id,
+    publishing,
+    send,
+    take_all,
+    task_ids,
+)
+from tests.support import wait_until
 from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.broker.amqp.writer import WINDOW
 from walex_celery.errors import BrokerUnavailable, PublishRefused
@@ -181,3 +192,39 @@ def test_wrong_password_is_told_without_it(own_rabbitmq: RabbitMQ) -> None:
         with pytest.raises(PublishRefused, match="refused the login") as raised:
             publisher.declare()
         assert "s3cret" not in str(raised.value)
+
+
+def test_the_last_message_is_waited_for_too(amqp_url: str) -> None:
+    port = urlsplit(amqp_url).port or 0
+    with Proxy(port) as proxy:
+        app = make_app(amqp_url.replace(f":{port}", f":{proxy.port}"))
+        with publishing(app, timeout_seconds=1) as publisher:
+            function = publisher.prepare("shop.send")
+            publisher.declare()
+            proxy.stall()
+            add(publisher, function, 1)
+            publisher.flush()
+            with pytest.raises(BrokerUnavailable, match="did not confirm in time"):
+                publisher.confirm()
+            assert publisher.unconfirmed_count == 1
+            proxy.flow()
+
+
+def test_what_followed_a_returned_message_is_sent_again_in_its_place(amqp_url: str) -> None:
+    """Its queue is there again in between: the last one of each is in order (promise 2)."""
+    with publishing(make_app(amqp_url, task_routes=ROUTES)) as publisher:
+        b = publisher.prepare("shop.b")
+        publisher.declare()
+        on_channel(amqp_url, "queue_delete", "b")
+        ids = add(publisher, b, 1)
+        publisher.flush()
+        confirms = publisher._writer._confirms  # type: ignore[attr-defined]
+        wait_until(lambda: confirms.returned and not confirms.unanswered)  # its heartbeats look once a second
+        on_channel(amqp_url, "queue_declare", "b", durable=True, auto_delete=False)
+        ids += add(publisher, b, 1)
+        publisher.flush()
+        with pytest.raises(PublishRefused, match="NO_ROUTE"):
+            publisher.confirm()
+        finish(publisher)
+    latest = dict.fromkeys(reversed(task_ids(take_all(amqp_url, "b"))))
+    assert [*reversed(latest)] == ids

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -136,6 +137,41 @@ def test_what_an_earlier_connection_has_on_its_way_comes_too_late(own_valkey: Va
     assert task_ids(take_all(url)) == ids
 
 
+class Swallowing(Proxy):
+    """Keeps the server's replies to itself, once it is told to."""
+
+    swallows = False
+
+    def forward(self, data: bytes, source: socket.socket, sink: socket.socket) -> None:
+        if not (self.swallows and source.getpeername() == self._target):
+            super().forward(data, source, sink)
+
+
+def test_a_batch_whose_reply_was_lost_is_not_stored_again(own_valkey: Valkey) -> None:
+    """The position that was stored last is its own."""
+    url = own_valkey.url(1)
+    port = urlsplit(url).port or 0
+    with Swallowing(port) as proxy:
+        app = make_app(url.replace(f":{port}", f":{proxy.port}"))
+        with publishing(app, exactly_once=True) as publisher:
+            function = publisher.prepare("shop.send")
+            publisher.declare()
+            publisher.take_over(KEY)
+            proxy.swallows = True
+            ids = add(publisher, function, 3)
+            publisher.flush(100)
+            wait_until(lambda: stored(own_valkey) == 100)
+            proxy.cut()
+            proxy.swallows = False
+            ids += add(publisher, function, 2)
+            with pytest.raises(BrokerUnavailable):
+                finish(publisher, 200)
+            finish(publisher)
+            assert publisher.unconfirmed_count == 0
+            assert stored(own_valkey) == 200
+    assert task_ids(take_all(url)) == ids
+
+
 def test_another_publisher_takes_over_and_the_first_is_refused(redis_url: str) -> None:
     with (
         publishing(make_app(redis_url), exactly_once=True) as first,
@@ -161,6 +197,80 @@ def test_another_publisher_takes_over_and_the_first_is_refused(redis_url: str) -
         ids += add(first, function, 1)
         finish(first, 30)
     assert task_ids(take_all(redis_url)) == ids
+
+
+def test_what_was_added_or_flushed_before_a_takeover_is_forgotten(redis_url: str, valkey: Valkey) -> None:
+    """Its replies too: the next batch's confirmation is its own."""
+    app = make_app(redis_url)
+    number = int(urlsplit(redis_url).path[1:])
+    with publishing(app, exactly_once=True) as first, publishing(app, exactly_once=True) as second:
+        function = first.prepare("shop.send")
+        first.take_over(KEY)
+        add(first, function, 3)
+        assert first.unconfirmed_count == 3
+        first.take_over(KEY)
+        assert (first.unconfirmed_count, first.unconfirmed_bytes) == (0, 0)
+
+        ids = add(first, function, 1)
+        first.flush(10)
+        with valkey.client(number) as client:
+            wait_until(lambda: client.hget(KEY, "position") == b"10")
+        assert first.take_over(KEY) == 10
+        ids += add(first, function, 1)
+        finish(first, 20)
+
+        add(first, function, 1)
+        second.take_over(KEY)
+        first.flush(30)
+        with pytest.raises(Fenced):
+            first.confirm()
+    assert task_ids(take_all(redis_url)) == ids
+
+
+def test_a_new_connection_of_a_publisher_that_was_replaced_takes_nothing_back(
+    redis_url: str, valkey: Valkey
+) -> None:
+    with (
+        publishing(make_app(redis_url), exactly_once=True) as first,
+        publishing(make_app(redis_url), exactly_once=True) as second,
+    ):
+        function = first.prepare("shop.send")
+        first.take_over(KEY)
+        ids = add(first, function, 1)
+        finish(first, 10)
+        add(first, function, 1)
+        assert second.take_over(KEY) == 10
+        with valkey.client() as client:
+            client.client_kill_filter(_type="normal", skipme=True)
+
+        with pytest.raises(Fenced):
+            finish(first, 20)
+
+        ids += add(second, second.prepare("shop.send"), 1)
+        finish(second, 20)
+    assert task_ids(take_all(redis_url)) == ids
+
+
+def test_no_position_is_stored_beyond_a_batch_that_was_refused(own_valkey: Valkey) -> None:
+    """It would say that all before it is in the broker."""
+    app = make_app(own_valkey.url(1), task_routes=ROUTES)
+    with own_valkey.client(1) as client, publishing(app, exactly_once=True) as publisher:
+        a, b = publisher.prepare("shop.a"), publisher.prepare("shop.b")
+        publisher.declare()
+        publisher.take_over(KEY)
+        client.set("a", "not a list")
+        to_a = add(publisher, a, 1)
+        publisher.flush(100)
+        to_b = add(publisher, b, 1)
+        for _ in range(2):
+            with pytest.raises(PublishRefused, match="WRONGTYPE"):
+                publisher.flush(200)
+            assert stored(own_valkey) is None
+            assert client.llen("b") == 0
+        client.delete("a")
+        finish(publisher)
+        assert stored(own_valkey) == 200
+    assert task_ids(take_all(own_valkey.url(1))) == to_a + to_b
 
 
 def test_a_deleted_position_is_not_silently_made_again(own_valkey: Valkey) -> None:

@@ -161,3 +161,21 @@ def test_an_ack_of_a_tag_that_was_never_used(amqp_url: str, tag: int, multiple: 
         finish(publisher)
         assert publisher.unconfirmed_count == 0
     assert set(task_ids(take_all(amqp_url, "celery"))) == set(ids)
+
+
+def test_an_ack_without_multiple_is_of_one_message(amqp_url: str) -> None:
+    """With several queues acks come out of order: those before it may still be refused."""
+    with (
+        LyingRabbitMQ(urlsplit(amqp_url).port or 0) as proxy,
+        publishing(make_app(behind(amqp_url, proxy)), timeout_seconds=1) as publisher,
+    ):
+        function = publisher.prepare("shop.send")
+        publisher.declare()
+        proxy.tag, proxy.multiple = 5, False
+        ids = add(publisher, function, 5)
+        with pytest.raises(BrokerUnavailable, match="did not confirm in time"):
+            finish(publisher)
+        assert publisher.unconfirmed_count == 5
+        proxy.tag = None
+        finish(publisher)
+    assert set(task_ids(take_all(amqp_url, "celery"))) == set(ids)

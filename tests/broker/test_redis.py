@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 from kombu import Connection, Exchange, Queue
+from redis import Redis
 
-from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing, send, take_all, task_ids
+from tests.broker.support import (
+    ARGSREPR,
+    VALUE,
+    Proxy,
+    make_app,
+    new_id,
+    publishing,
+    send,
+    take_all,
+    task_ids,
+)
+from tests.support import wait_until
 from walex_celery.broker import Publisher, TaskTarget
 from walex_celery.broker.redis.errors import fix_for
 from walex_celery.errors import BrokerUnavailable, PublishRefused
@@ -179,3 +192,64 @@ def test_exchange_without_a_queue_is_refused(redis_url: str, valkey: Valkey) -> 
             ).declare()
         finish(publisher)
         assert [(m["queue"], m["headers"]["id"]) for m in take_all(redis_url)] == [("invoices", ids[0])]
+
+
+def test_what_followed_into_a_refused_queue_is_sent_again_in_its_place(
+    redis_url: str, valkey: Valkey
+) -> None:
+    """The queue takes tasks again in between: the last one of each is in order (promise 2)."""
+    number = int(redis_url.rsplit("/", 1)[1])
+    with valkey.client(number) as client, publishing(make_app(redis_url, task_routes=ROUTES)) as publisher:
+        b = publisher.prepare("shop.b")
+        publisher.declare()
+        client.set("b", "not a list")
+        ids = add(publisher, b, 1)
+        refused = rejections(client)
+        publisher.flush()
+        wait_until(lambda: rejections(client) > refused)
+        client.delete("b")
+        ids += add(publisher, b, 1)
+        publisher.flush()
+        wait_until(lambda: client.llen("b") == 1)
+
+        with pytest.raises(PublishRefused, match="WRONGTYPE"):
+            publisher.confirm()
+        finish(publisher)
+
+        latest = dict.fromkeys(reversed(task_ids(take_all(redis_url))))
+        assert [*reversed(latest)] == ids
+
+
+def rejections(client: Redis) -> int:
+    """How many pushes the server has answered with an error."""
+    return int(client.info("commandstats").get("cmdstat_lpush", {}).get("failed_calls", 0))
+
+
+def test_replies_of_a_connection_that_was_lost_are_not_awaited_on_the_next(
+    redis_url: str, valkey: Valkey
+) -> None:
+    """Each batch is confirmed by its own."""
+    number = int(redis_url.rsplit("/", 1)[1])
+    port = urlsplit(redis_url).port or 0
+    with Proxy(port) as proxy, valkey.client(number) as client:
+        app = make_app(redis_url.replace(f":{port}", f":{proxy.port}"))
+        with publishing(app) as publisher:
+            function = publisher.prepare("shop.send")
+            publisher.declare()
+            proxy.stall()
+            add(publisher, function, 1)
+            publisher.flush()
+            proxy.cut()
+            proxy.flow()
+            with pytest.raises(BrokerUnavailable):
+                publisher.confirm()
+            finish(publisher)
+            assert publisher.unconfirmed_count == 0
+
+            client.delete("celery")
+            client.set("celery", "not a list")
+            add(publisher, function, 1)
+            publisher.flush()
+            with pytest.raises(PublishRefused, match="WRONGTYPE"):
+                publisher.confirm()
+            assert publisher.unconfirmed_count == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -108,3 +109,16 @@ def test_a_compiled_filter_accepts_what_the_filter_accepts(
     known_old = old if old_is_known and type == "update" else None
     for _ in range(2):  # the second time from what was remembered
         assert (accepts is None or accepts(new, known_old)) is filters.accepts(event)
+
+
+@pytest.mark.parametrize("type", ["update", "delete"])
+def test_a_value_that_is_not_known_is_not_the_unwatched_one(type: Any) -> None:
+    """A TOASTed value that Postgres did not send, or a column that is not in the key: the event is not dropped."""
+    accepts = compile_filters(Filters(unwatched_records={"name": "a"}), type, SHAPE)
+    assert accepts is not None
+
+    def wanted(name: Cell) -> bool:
+        row = [b"1", name, b"t", None]
+        return accepts(None, row) if type == "delete" else accepts(row, None)
+
+    assert (wanted(b"a"), wanted(b"b"), wanted(None), wanted(UNCHANGED)) == (False, True, True, True)

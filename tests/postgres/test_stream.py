@@ -7,6 +7,7 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,12 @@ from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.parameters import SlotSettings
 from walex_celery.postgres.pgoutput import completed_lsn
 from walex_celery.postgres.server import inspect_server
-from walex_celery.postgres.stream import ReplicationStream, StreamMessage
+from walex_celery.postgres.stream import (
+    ReplicationStream,
+    StreamMessage,
+    read_slice,
+    read_slice_plainly,
+)
 from walex_celery.settings.model import load_settings
 from walex_celery.testing.servers import Postgres
 
@@ -143,6 +149,60 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
             ends = commit_ends(stream.read(pending=False, timeout=5))
         stream.acknowledge(ends[0], now=True)
         wait_until(lambda: confirmed(database) >= ends[0])
+
+
+@pytest.mark.parametrize("half", [read_slice, read_slice_plainly], ids=["in use", "plain"])
+@pytest.mark.parametrize(
+    ("messages", "pending", "stop_at_boundary", "read", "needs_confirmation"),
+    [
+        # A message may be read, but nothing after it, that psycopg2 takes for acknowledged while something is pending.
+        ([(b"I", 101), (b"I", 100), (b"I", 99)], True, False, 2, True),
+        ([(b"I", 100), (b"I", 99)], False, False, 2, False),
+        # A transaction that ends within the slice is pending from there on; so is a message outside of transactions.
+        ([(b"I", 99), (b"C", 300), (b"B", 100), (b"I", 99)], False, False, 3, True),
+        ([(b"M\0", 300), (b"B", 100), (b"I", 99)], False, False, 2, True),
+        ([(b"C", 300), (b"B", 301), (b"C", 400)], False, False, 3, False),
+        # Nothing beyond the end of a transaction, when that is waited for.
+        ([(b"B", 101), (b"C", 300), (b"B", 301)], False, True, 2, False),
+        ([(b"B", 101), (b"I", 101)], False, True, 2, False),
+    ],
+)
+def test_a_slice_ends_where_something_must_be_confirmed_first(
+    half: Any,
+    messages: list[tuple[bytes, int]],
+    pending: bool,
+    stop_at_boundary: bool,
+    read: int,
+    needs_confirmation: bool,
+) -> None:
+    """What is acknowledged ends at 100: a transaction that began right after it, or before, goes on there."""
+    ready = iter([SimpleNamespace(payload=payload, data_start=start) for payload, start in messages])
+
+    found, last_start, _, must_confirm = half(
+        lambda: next(ready, None), StreamMessage, 1000, 1 << 20, pending, 100, stop_at_boundary
+    )
+
+    assert [tuple(message) for message in found] == messages[:read]
+    assert (last_start, must_confirm) == (messages[read - 1][1], needs_confirmation)
+
+
+def test_what_psycopg2_would_acknowledge_by_itself_is_reported_and_guarded_against(
+    database: Database, settings: SlotSettings
+) -> None:
+    """Once the end of what was read last is acknowledged, it answers the server's WAL end to each keepalive."""
+    database.execute("CREATE TABLE unpublished (id int); INSERT INTO t VALUES (1)")
+    with streaming(settings) as stream:
+        (end,) = wait_until(lambda: commit_ends(stream.read(pending=False, timeout=1)))
+        stream.acknowledge(end, now=True)
+        assert stream.acknowledged_lsn == end
+
+        # Beyond it, and nothing of it is published: only a keepalive tells.
+        database.execute("INSERT INTO unpublished SELECT generate_series(1, 1000)")
+        wait_until(lambda: not stream.read(pending=False, timeout=0.1) and stream.wal_end > end)
+        assert stream.reported_lsn == stream.wal_end
+
+        assert stream.read(pending=True, timeout=0) == []
+        assert stream.needs_confirmation, "what is pending would be acknowledged with it"
 
 
 def test_feedback_goes_out_while_the_reader_is_busy(database: Database, settings: SlotSettings) -> None:
