@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from walex_celery.broker.position import Position
 from walex_celery.broker.templates.wire import Item, Template
+from walex_celery.errors import PublishRefused
 
 if TYPE_CHECKING:
     from walex_celery.broker.durability import Weakness
@@ -148,3 +149,9 @@ class Driver(Protocol):
         Raises:
             BrokerUnavailable, PublishRefused: it had to be asked, and can't be.
         """
+
+    def refusal_of(self, link: Link, error: Exception) -> PublishRefused | None:
+        """Return the error, with its fix, for what the broker refused a consumer; ``None`` for anything else."""
+
+    def guard(self, link: Link, channel: Any) -> None:
+        """Have a consumer on *channel* end with the broker's refusal where kombu would try again for ever."""

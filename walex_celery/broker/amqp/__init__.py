@@ -10,7 +10,7 @@ from walex_celery.broker.amqp.writer import AmqpWriter
 from walex_celery.broker.driver import Writer
 from walex_celery.broker.link import Link
 
-__all__ = ["deadlines", "open_writer", "weaknesses"]
+__all__ = ["deadlines", "guard", "open_writer", "refusal_of", "weaknesses"]
 
 
 def deadlines(timeout_seconds: float) -> Mapping[str, Any]:
@@ -21,3 +21,11 @@ def deadlines(timeout_seconds: float) -> Mapping[str, Any]:
 def open_writer(link: Link, *, exactly_once: bool) -> Writer:
     """Return a writer; RabbitMQ can't store a position together with tasks."""
     return AmqpWriter(link)
+
+
+def refusal_of(link: Link, error: Exception) -> None:
+    """Return nothing: what the library says is all that is known."""
+
+
+def guard(link: Link, channel: Any) -> None:
+    """Do nothing: kombu writes nothing by itself."""

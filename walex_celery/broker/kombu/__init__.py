@@ -11,7 +11,7 @@ from walex_celery.broker.kombu.writer import KombuWriter
 from walex_celery.broker.link import Link
 from walex_celery.broker.templates.target import TaskTarget
 
-__all__ = ["deadlines", "open_writer", "weaknesses"]
+__all__ = ["deadlines", "guard", "open_writer", "refusal_of", "weaknesses"]
 
 
 def deadlines(timeout_seconds: float) -> Mapping[str, Any]:
@@ -31,3 +31,11 @@ def weaknesses(link: Link, targets: Iterable[TaskTarget]) -> Iterator[Weakness]:
         "info",
         f"walex can't tell what the broker {link.url} keeps when it is restarted.",
     )
+
+
+def refusal_of(link: Link, error: Exception) -> None:
+    """Return nothing: what the library says is all that is known."""
+
+
+def guard(link: Link, channel: Any) -> None:
+    """Do nothing: kombu writes nothing by itself."""

@@ -8,9 +8,10 @@ from typing import Any
 from walex_celery.broker.driver import Writer
 from walex_celery.broker.link import Link
 from walex_celery.broker.redis.durability import weaknesses
+from walex_celery.broker.redis.listening import guard, refusal_of
 from walex_celery.broker.redis.writer import RedisWriter
 
-__all__ = ["deadlines", "open_writer", "weaknesses"]
+__all__ = ["deadlines", "guard", "open_writer", "refusal_of", "weaknesses"]
 
 
 def deadlines(timeout_seconds: float) -> Mapping[str, Any]:

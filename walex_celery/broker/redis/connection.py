@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from walex_celery.broker.link import Link, is_login_error
-from walex_celery.broker.redis.errors import FalseReply, fix_for, is_reply, is_too_large, passes, reply_text
+from walex_celery.broker.redis.errors import FalseReply, is_reply, is_too_large, passes, refusal, reply_text
 from walex_celery.broker.templates.wire import Address
 from walex_celery.errors import BrokerUnavailable, Fenced, PublishRefused, WalExError
 
@@ -244,5 +244,4 @@ class RedisConnection:
 
     def refusal(self, reply: str, what: str) -> PublishRefused:
         """Return the error for what the server refused, with the fix where one is known."""
-        text = self.link.scrub(reply).rstrip(".")
-        return PublishRefused(f"The broker {self.link.url} refused {what}: {text}.{fix_for(reply)}")
+        return refusal(self.link, reply, what)

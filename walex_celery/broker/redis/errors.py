@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from walex_celery.broker.link import is_login_error
+from walex_celery.broker.link import Link, is_login_error
+from walex_celery.errors import PublishRefused
 
 #: Errors that pass by themselves; any other error reply needs an operator.
 _PASSING = ("LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS", "UNBLOCKED")
@@ -77,6 +78,12 @@ def reply_text(error: Exception) -> str:
     """Return the server's reply, with the code that it began with."""
     text, code = str(error), _CODES.get(type(error).__name__, "")
     return text if text.startswith(code) else f"{code} {text}"
+
+
+def refusal(link: Link, reply: str, what: str) -> PublishRefused:
+    """Return the error for *what* the server refused with *reply*, with the fix where one is known."""
+    text = link.scrub(reply).rstrip(".")
+    return PublishRefused(f"The broker {link.url} refused {what}: {text}.{fix_for(reply)}")
 
 
 def fix_for(reply: str) -> str:

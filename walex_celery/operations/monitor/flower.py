@@ -16,7 +16,7 @@ from typing import Any, Final
 from celery import Celery
 
 from walex_celery.app import WalEx
-from walex_celery.broker import open_link
+from walex_celery.broker import Link, driver_of, open_link
 from walex_celery.errors import WalExError
 from walex_celery.operations.remote.node import Remote, RemoteNode
 from walex_celery.pipeline.producer import Producer
@@ -91,18 +91,25 @@ class Presence:
         link = open_link(self._app, _CONNECT_SECONDS)
         try:
             link.connect()
-            self._serve_on(link.connection)
+            self._serve_on(link)
+        except Exception as error:
+            if (refused := driver_of(link).refusal_of(link, error)) is not None:
+                raise refused from error
+            raise
         finally:
             if self._closing.is_set():
                 link.close()
             else:
                 link.drop()
 
-    def _serve_on(self, connection: Any) -> None:
+    def _serve_on(self, link: Link) -> None:
+        connection: Any = link.connection
         answers = self._answers and connection.supports_exchange_type("fanout")
         if answers:
             mailbox: Any = self._app.control
-            node = RemoteNode(self._hostname, self._remote, connection.channel(), mailbox.mailbox(connection))
+            channel = connection.channel()
+            driver_of(link).guard(link, channel)
+            node = RemoteNode(self._hostname, self._remote, channel, mailbox.mailbox(connection))
             node.listen()
             logger.info("remote control and Flower show this producer as %s", self._hostname)
         events = self._app.events.Dispatcher(
