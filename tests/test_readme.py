@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Final
@@ -12,9 +11,12 @@ import click
 import pytest
 
 from tests.support import Database, wait_until
+from tests.support.debian import DebianPostgres, Shell
 from walex_celery import cli
-from walex_celery.demo.processes import Producer, ShopProcess
-from walex_celery.settings.model import WalExSettings
+from walex_celery.demo.processes import ShopProcess
+from walex_celery.postgres.connection import connect
+from walex_celery.postgres.server import may_replicate
+from walex_celery.settings.model import WalExSettings, load_settings
 
 ROOT: Final = Path(__file__).parents[1]
 README: Final = (ROOT / "README.md").read_text()
@@ -26,33 +28,53 @@ def blocks(language: str, text: str = README) -> list[str]:
     return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, re.M | re.S)
 
 
-class PlainWorker(ShopProcess):
-    """The worker as the quick start runs it, but for its log."""
+class Printed(ShopProcess):
+    """A line of the quick start that runs on.
 
-    name: ClassVar[str] = "worker"
-    ready_line: ClassVar[str] = " ready."
+    Args:
+        shell: whose commands and variables it has.
+        line: as printed.
+        ready_line: what it writes when it is ready.
+    """
+
+    name: ClassVar[str] = "printed"
+
+    def __init__(self, shell: Shell, line: str, ready_line: str) -> None:
+        super().__init__(shell.folder, shell.environment)
+        self._line = line
+        self._ready_line = ready_line
+
+    def ready(self) -> bool:
+        """Whether its output shows that it is ready."""
+        return self._ready_line in self.log()
 
     def command(self) -> Sequence[str]:
         """Run it."""
-        return [sys.executable, "-m", "celery", "-A", "shop", "worker", "--loglevel=INFO"]
+        return ["bash", "-c", f"exec {self._line}"]
 
 
-def test_the_quick_start_works_as_printed(database: Database, redis_url: str, tmp_path: Path) -> None:
-    schema, changes = (block for block in blocks("sql") if "users" in block)
-    setup = (DOCS / "operations" / "setup.md").read_text()
-    role = next(block for block in blocks("sql", setup) if "CREATE ROLE" in block)
-    database.execute(schema)
-    database.execute(role)
-    url = database.server.url(database.name, user="walex", password="secret")
-    code = blocks("python")[0]
-    assert "postgresql://localhost/shop" in code
-    assert "redis://localhost:6379/0" in code
-    code = code.replace("postgresql://localhost/shop", url).replace("redis://localhost:6379/0", redis_url)
-    (tmp_path / "shop.py").write_text(code)
+def test_the_quick_start_works_as_printed_on_a_default_debian_server(redis_url: str, tmp_path: Path) -> None:
+    """But for the ports: of a server with peer authentication, no role, and ``wal_level = replica``."""
+    with DebianPostgres() as server:
+        quick_start = README.partition("## Quick start")[2].partition("## What you write")[0]
+        assert quick_start.count("@localhost/shop") == 1
+        assert quick_start.count("redis://localhost:6379/0") == 1
+        quick_start = quick_start.replace("@localhost/shop", f"@localhost:{server.port}/shop")
+        quick_start = quick_start.replace("redis://localhost:6379/0", redis_url)
+        prepare, run = blocks("sh", quick_start)
+        (code,) = blocks("python", quick_start)
+        (changes,) = blocks("sql", quick_start)
+        setup, worker_line, producer_line = run.splitlines()
+        shell = Shell(tmp_path, server)
 
-    try:
-        with Producer(tmp_path, {}) as producer, PlainWorker(tmp_path, {}) as worker:
-            database.execute(changes)
+        shell.run(prepare)
+        (tmp_path / "shop.py").write_text(code)
+        assert "-- done" in shell.run(setup)
+        with (
+            Printed(shell, worker_line, " ready.") as worker,
+            Printed(shell, producer_line, "streaming from") as producer,
+        ):
+            shell.run("psql $WALEX_URL", stdin=changes)
             wait_until(
                 lambda: "changed: " in worker.log() and "Welcome" in worker.log(), 20, "both tasks have run"
             )
@@ -60,8 +82,34 @@ def test_the_quick_start_works_as_printed(database: Database, redis_url: str, tm
             assert "Welcome, Ada " in worker.log()
             changed = "{'id': 1} {'name': Change(new_value='Ada Lovelace', old_value='Ada')"
             assert changed in worker.log()
+
+
+def test_the_password_may_stand_in_a_file_of_libpq_s(
+    tmp_path: Path, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the quick start says of PGPASSFILE."""
+    server = database.server
+    file = tmp_path / "pgpass"
+    file.touch(mode=0o600)
+    file.write_text(f"127.0.0.1:{server.port}:*:{server.username}:{server.password}\n")
+    monkeypatch.setenv("PGPASSFILE", str(file))
+    url = f"postgresql://{server.username}@127.0.0.1:{server.port}/{database.name}"
+    settings = load_settings({"name": "shop", "publication": "events", "url": url}, {})
+
+    connect(settings.connection_settings()).close()
+
+
+def test_the_role_of_the_setup_page_may_replicate(database: Database) -> None:
+    setup = (DOCS / "operations" / "setup.md").read_text()
+    (role,) = (block for block in blocks("sql", setup) if "CREATE ROLE" in block)
+    database.execute(role)
+    try:
+        url = database.server.url(database.name, user="walex", password="secret")
+        settings = load_settings({"name": "shop", "publication": "events", "url": url}, {})
+        connection = connect(settings.connection_settings())
+        assert may_replicate(connection, settings.connection_settings())
+        connection.close()
     finally:
-        database.execute("SELECT pg_drop_replication_slot('shop_walex')")
         database.execute("DROP ROLE walex")
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery.contrib.testing.worker import start_worker
 
 from tests.broker.support import ARGSREPR, VALUE, make_app, new_id, publishing
+from tests.support import wait_until
+from tests.support.queues import drain
 from walex_celery.events.event import Event
 
 # Celery 5.7 deprecates routing by task attributes; as long as it honours them, so do we.
@@ -53,3 +59,56 @@ def test_worker_runs_it_with_the_event(option: str, broker_url: str) -> None:
     for _, event in received:
         assert isinstance(event, Event)
         assert dict(event.new_record or {}) == {"id": 42, "q": '"é😀\\'}
+
+
+#: A worker's module on a host that has Celery only.
+WITHOUT_WALEX = """
+import sys
+
+sys.modules["walex_celery"] = None  # as if it were not installed
+
+import os
+from celery import Celery
+
+app = Celery("shop", broker=os.environ["BROKER_URL"])
+
+
+@app.task(name="shop.send")
+def send(event):
+    print("GOT", event)
+
+
+app.worker_main(["worker", "--pool=solo", "--loglevel=INFO"])
+"""
+
+
+def test_a_worker_without_walex_celery_drops_it(broker_url: str, tmp_path: Path) -> None:
+    """Why workers are deployed first (README, docs/operations/producer.md)."""
+    app = make_app(broker_url)
+
+    @app.task(name="shop.send", shared=False)
+    def shop_send(event: Event) -> None: ...
+
+    with publishing(app) as publisher:
+        function = publisher.prepare(shop_send)
+        publisher.declare()
+        publisher.add(function, new_id(), VALUE, ARGSREPR)
+        publisher.flush()
+        publisher.confirm()
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_WALEX],
+            env={**os.environ, "BROKER_URL": broker_url},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            wait_until(lambda: "'Unsupported type'" in log.read_text(), 30, "the worker can't read it")
+        finally:
+            worker.terminate()
+            worker.wait(30)
+    text = log.read_text()
+    assert "walex.event" in text
+    assert "GOT" not in text
+    assert drain(broker_url, "celery") == []

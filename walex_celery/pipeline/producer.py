@@ -292,7 +292,14 @@ class Producer:
                 session.finish()
             raise
         except Stopped as stopped:
-            logger.info("%s; its transaction is not acknowledged, and comes again", stopped)
+            if run.settings.durable_slot:
+                logger.info("%s; its transaction is not acknowledged, and comes again", stopped)
+            else:
+                logger.warning(
+                    "%s; its transaction is lost, because the slot is temporary and ends with the producer "
+                    "(durable_slot=True)",
+                    stopped,
+                )
         session.finish()
 
     def _read_until_stopped(self, run: Run, session: Session) -> None:

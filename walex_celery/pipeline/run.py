@@ -154,11 +154,18 @@ class Run:
             BrokerUnavailable: it did not.
         """
         count = self.publisher.unconfirmed_count
-        if count:
+        if not count:
+            return
+        what = f"stopped with {count} tasks that the broker has not confirmed"
+        if self.settings.durable_slot:
             raise BrokerUnavailable(
-                f"stopped with {count} tasks that the broker has not confirmed. Nothing is lost: their transactions "
-                "are not acknowledged, and come again, with the same task ids, when a producer is started"
+                f"{what}. Nothing is lost: their transactions are not acknowledged, and come again, with the same "
+                "task ids, when a producer is started"
             )
+        raise BrokerUnavailable(
+            f"{what}. Those that it does not have are lost, because the slot is temporary and ends with the producer\n"
+            "  fix: for their transactions to come again, durable_slot=True (WALEX_DURABLE_SLOT=true)"
+        )
 
     def close(self) -> None:
         """End the threads and connections."""

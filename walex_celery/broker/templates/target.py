@@ -267,7 +267,7 @@ class TaskTarget:
             raise ConfigurationError(
                 f"task {self.name} failed in the producer (task_always_eager), and task_eager_propagates lets its "
                 f"error end the producer: {type(error).__name__}: {error}\n"
-                "  acknowledged: nothing of its transaction: it comes again at the next start\n"
+                "  acknowledged: nothing of its transaction; with a durable slot it comes again at the next start\n"
                 "  fix: app.conf.task_always_eager = False, so that workers run it; or "
                 "app.conf.task_eager_propagates = False"
             ) from error
