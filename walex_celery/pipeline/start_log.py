@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from celery import Celery
 
@@ -97,6 +98,9 @@ def log_start(
         )
 
 
+_LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
+
+
 def log_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
     """Log what the broker may lose after it confirmed it. If that cannot be examined, only say so."""
     try:
@@ -105,5 +109,9 @@ def log_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
         logger.info("could not examine what the broker may lose: %s", error)
         return
     for weakness in found:
-        level = logging.WARNING if weakness.severity == "warning" else logging.INFO
-        logger.log(level, "%s%s", weakness.sentence, f" Fix: {weakness.fix}" if weakness.fix else "")
+        logger.log(
+            _LEVELS[weakness.severity],
+            "%s%s",
+            weakness.sentence,
+            f" Fix: {weakness.fix}" if weakness.fix else "",
+        )
