@@ -79,6 +79,23 @@ def test_the_others_are_sent_in_order_and_once(kind: str, request: pytest.Fixtur
             assert list(dict.fromkeys(found)) == sent[queue]
 
 
+def test_task_sent_events_of_a_large_batch(amqp_url: str, rabbitmq: RabbitMQ) -> None:
+    """They are not one message, which RabbitMQ would refuse, closing the channel."""
+    rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 1048576).")
+    try:
+        with publishing(make_app(amqp_url, task_send_sent_event=True)) as publisher:
+            function = publisher.prepare("shop.a")
+            publisher.declare()
+            for _ in range(2):
+                for _ in range(5000):
+                    publisher.add(function, new_id(), VALUE, ARGSREPR)
+                publisher.flush()
+                publisher.confirm()
+        assert len(take_all(amqp_url, "celery")) == 10_000
+    finally:
+        rabbitmq.ctl("eval", "application:set_env(rabbit, max_message_size, 134217728).")
+
+
 def _flush(publisher: Any, refused: list[str]) -> None:
     try:
         publisher.flush()

@@ -150,8 +150,8 @@ class Driver(Protocol):
             BrokerUnavailable, PublishRefused: it had to be asked, and can't be.
         """
 
-    def refusal_of(self, link: Link, error: Exception) -> PublishRefused | None:
-        """Return the error, with its fix, for what the broker refused a consumer; ``None`` for anything else."""
+    def refusal_of(self, link: Link, error: Exception, what: str) -> PublishRefused | None:
+        """Return the error, with its fix, for *what* the broker refused; ``None`` for any other error."""
 
     def guard(self, link: Link, channel: Any) -> None:
         """Have a consumer on *channel* end with the broker's refusal where kombu would try again for ever."""

@@ -19,13 +19,14 @@ class Weakness:
 
     Attributes:
         id: what it is, for programs: ``redis-no-persistence`` ...
-        severity: ``"warning"``: tasks can be lost or repeated; ``"info"``: it could not be seen whether.
+        severity: ``"error"``: the broker will refuse tasks; ``"warning"``: they can be lost or repeated; ``"info"``: it
+            could not be seen whether.
         sentence: what is so, and what follows from it.
         fix: a command, a setting or an instruction that fixes it; empty if there is none.
     """
 
     id: str
-    severity: Literal["warning", "info"]
+    severity: Literal["error", "warning", "info"]
     sentence: str
     fix: str = ""
 

@@ -1,13 +1,16 @@
-"""The task-sent events of a batch as one ``task.multi``, which Flower and other monitors split again."""
+"""The task-sent events of a batch as ``task.multi``, which Flower and other monitors split again."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 
 logger = logging.getLogger("walex_celery.broker.events")
+
+#: Events in one message: some 400 kB, where the lowest usual limit for a message is 1 MiB.
+AT_ONCE: Final = 1000
 
 
 class EventPublisher:
@@ -25,7 +28,7 @@ class EventPublisher:
         self._channel: Any = None
 
     def publish(self, channel: Any, events: list[dict[str, Any]]) -> bool:
-        """Publish all events as one message; return whether that succeeded."""
+        """Publish all events, in as few messages as brokers accept; return whether that succeeded."""
         try:
             if self._dispatcher is None or self._channel is not channel:
                 self._channel = channel
@@ -34,9 +37,8 @@ class EventPublisher:
                     hostname=self._sender,
                     enabled=True,
                     buffer_group={"task"},
-                    buffer_limit=len(events) + 1,
+                    buffer_limit=AT_ONCE,
                 )
-            self._dispatcher.buffer_limit = len(events) + 1  # one message a batch, whatever its size
             for fields in events:
                 self._dispatcher.send("task-sent", **fields)
             self._dispatcher.flush()

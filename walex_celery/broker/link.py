@@ -5,14 +5,31 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Final
 
 from celery import Celery
 from kombu import Connection
 from kombu.exceptions import OperationalError
+from kombu.transport import TRANSPORT_ALIASES
 
 from walex_celery.broker.templates.wire import Item
 from walex_celery.errors import BrokerUnavailable, ConfigurationError, MessageTooLarge, PublishRefused
+
+#: What to install for a transport, by the scheme of its URL.
+_LIBRARIES: Final = {
+    **dict.fromkeys(("redis", "rediss", "sentinel"), "walex-celery[redis]"),
+    **dict.fromkeys(("sqs", "SQS"), "kombu[sqs]"),
+    **dict.fromkeys(("sqla", "sqlalchemy"), "kombu[sqlalchemy]"),
+    **dict.fromkeys(("kafka", "confluentkafka"), "kombu[confluentkafka]"),
+    **dict.fromkeys(("slmq", "SLMQ"), "kombu[slmq]"),
+    **{
+        name: f"kombu[{name}]"
+        for name in (
+            "azureservicebus", "azurestoragequeues", "consul", "gcpubsub", "librabbitmq", "mongodb", "pgmq", "pyro",
+            "qpid", "zookeeper",
+        )
+    },
+}  # fmt: skip
 
 
 class Link:
@@ -70,10 +87,17 @@ class Link:
         """Return the error for a transport that kombu can't load: it raises KeyError, ImportError and others."""
         conf = self.app.conf
         scheme = str(conf.broker_write_url or conf.broker_url).partition(":")[0]
-        return ConfigurationError(
-            f"The broker's transport {scheme!r} can't be used: {error}. Correct broker_url, or install its "
-            "library (Redis and Valkey: pip install 'walex-celery[redis]')."
-        )
+        library = _LIBRARIES.get(scheme.partition("+")[0])
+        if library is not None:
+            fix = f"correct broker_url, or install its library: pip install '{library}'"
+        elif scheme in TRANSPORT_ALIASES:
+            fix = "correct broker_url, or install its library: see kombu's documentation of the transport"
+        else:
+            fix = "correct broker_url, which begins with the transport's name (amqp://, redis://, sqs:// ...)"
+        reason = str(error.args[0] if isinstance(error, KeyError) else error).rstrip(
+            "."
+        )  # str() quotes a KeyError's
+        return ConfigurationError(f"The broker's transport {scheme!r} can't be used: {reason}\n  fix: {fix}")
 
     def scrub(self, text: str) -> str:
         """Return ``text`` without the broker's password."""
@@ -102,14 +126,22 @@ class Link:
             except Exception as error:  # every driver has its own tree of errors
                 self.drop()
                 if is_login_error(error):
-                    raise PublishRefused(
-                        f"The broker {self.url} refused the login: {self.scrub(str(error))}. "
-                        "Correct the user and password in broker_url."
-                    ) from error
+                    raise self._refused_login(error) from error
                 if attempt + 1 == attempts or time.monotonic() > deadline:
                     raise self.unavailable("could not be reached", error) from error
                 self.connection.maybe_switch_next()
         raise AssertionError("unreachable")
+
+    def _refused_login(self, error: Exception) -> PublishRefused:
+        from walex_celery.broker.drivers import driver_of  # whose drivers build on this module
+
+        refused = driver_of(self).refusal_of(self, error, "the login")
+        if refused is not None and "NOPERM" in str(refused):
+            return refused  # user and password are right
+        return PublishRefused(
+            f"The broker {self.url} refused the login: {self.scrub(str(error))}. "
+            "Correct the user and password in broker_url."
+        )
 
     def unavailable(self, what: str, error: BaseException | None = None) -> BrokerUnavailable:
         """Return the error to raise when the broker is unreachable."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from celery import Celery
 
@@ -114,6 +115,7 @@ def _in_words(
     if not isinstance(on_error, Halt):
         clauses.append(f"on_error={on_error}")
     return "; ".join(clauses)
+_LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 
 
 def log_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
@@ -124,5 +126,9 @@ def log_weaknesses(app: Celery, functions: Iterable[TaskTarget]) -> None:
         logger.info("could not examine what the broker may lose: %s", error)
         return
     for weakness in found:
-        level = logging.WARNING if weakness.severity == "warning" else logging.INFO
-        logger.log(level, "%s%s", weakness.sentence, f" Fix: {weakness.fix}" if weakness.fix else "")
+        logger.log(
+            _LEVELS[weakness.severity],
+            "%s%s",
+            weakness.sentence,
+            f" Fix: {weakness.fix}" if weakness.fix else "",
+        )

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shlex
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
-from kombu import Queue
+from kombu import Exchange, Queue
+from kombu.transport import TRANSPORT_ALIASES, memory
 
 from tests.operations.doctor.support import Clinic, ids, only
 from tests.operations.support import application, command
 from tests.support import Database, wait_until
 from walex_celery import Lsn, WalEx
+from walex_celery.broker.redis.errors import fix_for
 from walex_celery.cli.setup import setup_command
 from walex_celery.database.registry import checks_of, make
 from walex_celery.dead_letters import Letter, store_to_write
-from walex_celery.operations.doctor import Finding, broker, letters
+from walex_celery.operations.doctor import Finding, broker, examine, letters
 from walex_celery.operations.doctor.context import Context
+from walex_celery.pipeline.start_log import log_weaknesses
 from walex_celery.testing.servers import Valkey
 
 
@@ -133,3 +139,128 @@ def test_dead_letters_that_wait(clinic: Clinic, tmp_path: Path, monkeypatch: pyt
     assert found.severity == "warning"
     assert found.sentence.startswith("1 dead letter waits in ")
     assert found.fix[0].line == "celery -A shop walex dead-letters list"
+
+
+# Advice is for the transport in use.
+
+
+def texts(findings: list[Finding]) -> str:
+    return "\n".join(
+        f"{found.sentence} {' '.join(step.line for step in found.fix)}"
+        for found in findings
+        if found.severity != "ok" and found.check in BROKER_CHECKS
+    )
+
+
+BROKER_CHECKS = ("functions", *(made.id for made in checks_of(broker.__name__)), "broker", "workers_running")
+
+
+class Direct(memory.Transport):
+    """Without broadcasts, as Amazon SQS."""
+
+    driver_name = "boto3"
+    implements = memory.Transport.implements.extend(exchange_type=frozenset(["direct"]))
+
+
+def test_a_transport_without_broadcasts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows whether a worker runs: that is no error."""
+    monkeypatch.setitem(TRANSPORT_ALIASES, "direct", f"{__name__}:Direct")
+    found = examine(with_task(application(database, "direct://")), "celery -A shop")
+    workers = only(found, "workers_running")
+    assert workers.severity == "info"
+    assert "can't be asked through direct://" in workers.sentence
+    assert not {"queues_consumed", "tasks_registered"} & {finding.check for finding in found}
+    assert not {"redis", "rabbit", "valkey"} & set(re.findall(r"[a-z]+", texts(found).lower()))
+
+
+def test_a_broker_in_memory(database: Database) -> None:
+    found = examine(with_task(application(database, "memory://")), "celery -A shop")
+    workers = only(found, "workers_running")
+    assert workers.severity == "warning"
+    assert "no worker gets the producer's tasks" in workers.sentence
+    assert not {"redis", "rabbit", "valkey"} & set(re.findall(r"[a-z]+", texts(found).lower()))
+
+
+@pytest.mark.parametrize(
+    ("url", "library"),
+    [
+        ("sqs://", "kombu[sqs]"),
+        ("sqla+sqlite:///tasks", "kombu[sqlalchemy]"),
+        ("mongodb://127.0.0.1:1", "kombu[mongodb]"),
+        ("nonsense://", ""),
+    ],
+)
+def test_a_transport_without_its_library_is_one_finding(
+    database: Database, url: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names the library of that transport, not Redis'."""
+    for module in ("boto3", "botocore", "sqlalchemy", "pymongo"):
+        monkeypatch.setitem(sys.modules, module, None)
+    found = examine(with_task(application(database, url)), "celery -A shop")
+    findings = [finding for finding in found if "can't be used" in finding.sentence]
+    assert [finding.check for finding in findings] == ["broker"]
+    (step,) = findings[0].fix
+    assert library in step.line
+    assert "walex-celery[redis]" not in texts(found)
+    assert "Start the broker" not in texts(found)
+
+
+class Sentinel(Valkey):
+    """A Sentinel that knows one primary, named ``shop``."""
+
+    name: ClassVar[str] = "Sentinel"
+
+    def __init__(self, primary: Valkey) -> None:
+        super().__init__()
+        self._primary = primary
+
+    def prepare(self) -> None:
+        lines = (
+            f"bind 127.0.0.1\nport {self.port}\ndir {self.folder}\n"
+            f"sentinel monitor shop 127.0.0.1 {self._primary.port} 1\n"
+        )
+        self._write(self.folder / "valkey.conf", lines)
+
+    def command(self) -> Sequence[str | Path]:
+        return [*super().command(), "--sentinel"]
+
+    def url(self, db: int = 0) -> str:
+        return f"sentinel://127.0.0.1:{self.port}/{db}"
+
+
+def test_a_sentinel_is_not_configured_in_the_place_of_its_primary(
+    database: Database, careless: Valkey
+) -> None:
+    with Sentinel(careless) as sentinel:
+        walex = with_task(application(database, sentinel.url()))
+        walex.app.conf.broker_transport_options = {"master_name": "shop"}
+        found = only(ask(walex), "broker_durability")
+    (step,) = found.fix
+    assert step.how == "do"
+    assert step.line.startswith("On the primary, in redis-cli: CONFIG SET appendonly yes")
+
+
+@pytest.mark.parametrize("lacking", ["lpush", "smembers", "ping"])
+def test_a_user_without_a_right_is_told_all_that_it_needs(
+    database: Database, careless: Valkey, lacking: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By the doctor, and by the producer in the same words; nothing is written."""
+    with careless.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">word", "~*", "&*", "+@all", f"-{lacking}")
+        url = f"redis://shop:word@127.0.0.1:{careless.port}/0"
+        walex = with_task(application(database, url))
+        walex.app.conf.task_queues = [Queue("celery", Exchange("shop", type="topic"), "#")]
+        found = examine(walex, "celery -A shop")
+        assert not client.exists("celery", "_kombu.binding.shop")
+    check = "broker" if lacking == "ping" else "broker_durability"
+    finding = next(made for made in found if made.check == check and made.severity == "error")
+    assert "NOPERM" in finding.sentence
+    told = f"{finding.sentence} {' '.join(step.line for step in finding.fix)}"
+    assert fix_for("NOPERM").strip(" .") in told
+    assert "Start the broker" not in told
+    assert "password" not in told
+    if lacking != "ping":
+        log_weaknesses(walex.app, Context(walex, "").functions)
+        (record,) = [made for made in caplog.records if made.levelno == logging.ERROR]
+        assert finding.sentence in record.getMessage()
+        assert fix_for("NOPERM").strip() in record.getMessage()

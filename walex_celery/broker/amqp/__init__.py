@@ -23,7 +23,7 @@ def open_writer(link: Link, *, exactly_once: bool) -> Writer:
     return AmqpWriter(link)
 
 
-def refusal_of(link: Link, error: Exception) -> None:
+def refusal_of(link: Link, error: Exception, what: str) -> None:
     """Return nothing: what the library says is all that is known."""
 
 

@@ -33,7 +33,7 @@ def weaknesses(link: Link, targets: Iterable[TaskTarget]) -> Iterator[Weakness]:
     )
 
 
-def refusal_of(link: Link, error: Exception) -> None:
+def refusal_of(link: Link, error: Exception, what: str) -> None:
     """Return nothing: what the library says is all that is known."""
 
 

@@ -12,6 +12,7 @@ from celery import Celery
 
 from walex_celery.broker.durability import Weakness, expires, expiring_queue, queues_of
 from walex_celery.broker.link import Link
+from walex_celery.broker.redis.errors import fix_for
 from walex_celery.broker.templates.target import TaskTarget
 
 #: kombu's default if ``broker_transport_options`` has none.
@@ -34,6 +35,7 @@ def _of_server(link: Link, queues: list[Any]) -> Iterator[Weakness]:
     except link.connection.connection_errors as error:
         # A broker that goes down here must not end a process that only looks.
         raise link.unavailable("broke off while it was asked what it keeps", error) from error
+    yield from _of_permissions(link, queues)
     if refused:
         yield Weakness(
             "redis-not-seen",
@@ -51,6 +53,48 @@ def _of_server(link: Link, queues: list[Any]) -> Iterator[Weakness]:
             f"The broker {link.url} is a replica: tasks written to it are refused, or lost when it syncs.",
             "Point broker_url at the primary.",
         )
+
+
+def _of_permissions(link: Link, queues: list[Any]) -> Iterator[Weakness]:
+    """Ask for each command that publishing needs whether the user may run it."""
+    channel: Any = link.connection.default_channel
+    prefix = channel.global_keyprefix
+    wanted: list[tuple[str, ...]] = []
+    for queue in queues:
+        wanted.append(("LPUSH", f"{prefix}{queue.name}", ""))
+        if queue.exchange is not None and queue.exchange.name:
+            bindings = prefix + channel.keyprefix_queue % (queue.exchange.name,)
+            wanted += [("SADD", bindings, ""), ("SMEMBERS", bindings)]
+    lacking = dict.fromkeys(f"{command[0]} on {command[1]}" for command in _refused(channel, wanted))
+    if lacking:
+        yield Weakness(
+            "redis-no-permission",
+            "error",
+            f"The user of {link.url} may not run {', '.join(lacking)} (NOPERM): the broker will refuse tasks.",
+            fix_for("NOPERM").strip(),
+        )
+
+
+def _refused(channel: Any, commands: Iterable[tuple[str, ...]]) -> Iterator[tuple[str, ...]]:
+    """Return those that the user may not run. None is run: Redis checks that when MULTI queues them."""
+    from redis.exceptions import NoPermissionError, RedisError
+
+    pool = channel.pool
+    connection = pool.get_connection()
+    try:
+        for command in [("MULTI",), *commands]:
+            connection.send_command(*command)
+            try:
+                connection.read_response()
+            except NoPermissionError:
+                if command == ("MULTI",):
+                    return  # nothing may be tried then
+                yield command
+    except RedisError:
+        return  # the other checks say so
+    finally:
+        connection.disconnect()  # which discards them
+        pool.release(connection)
 
 
 def _read_redis(channel: Any) -> tuple[dict[str, str], dict[str, str], list[str]]:

@@ -11,14 +11,12 @@ from walex_celery.errors import PublishRefused
 
 logger = logging.getLogger("walex_celery.broker.redis")
 
-_WHAT = "what remote control writes"
 
-
-def refusal_of(link: Link, error: Exception) -> PublishRefused | None:
-    """Return the error, with its fix, for what the server refused; ``None`` for anything else."""
+def refusal_of(link: Link, error: Exception, what: str) -> PublishRefused | None:
+    """Return the error, with its fix, for *what* the server refused; ``None`` for any other error."""
     if not is_reply(error) or passes(error):
         return None
-    return refusal(link, reply_text(error), _WHAT)
+    return refusal(link, reply_text(error), what)
 
 
 def guard(link: Link, channel: Any) -> None:
@@ -37,7 +35,7 @@ def guard(link: Link, channel: Any) -> None:
         try:
             refresh()
         except Exception as error:
-            refused = refusal_of(link, error)
+            refused = refusal_of(link, error, "what remote control writes")
             if refused is None:
                 raise
             if "READONLY" in str(refused):

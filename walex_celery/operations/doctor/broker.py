@@ -28,6 +28,9 @@ def broker_durability(context: Context) -> Iterator[Finding]:
 
 def _steps(fix: str, context: Context) -> tuple[Step, ...]:
     if _COMMAND.match(fix):
+        if context.link.connection.transport_cls == "sentinel":
+            # The address in broker_url is that of a Sentinel, which has settings of its own.
+            return do(f"On the primary, in redis-cli: {fix}")
         return shell(*(f"{_redis_cli(context)} {line}" for line in fix.split("; ")))
     if fix.startswith("broker_transport_options"):
         return python(f"app.conf.{fix}")

@@ -200,6 +200,17 @@ class Context:
         assert self._link is not None
         return self._link
 
+    @property
+    def asks_workers(self) -> bool:
+        """Whether workers of other processes can be asked: Amazon SQS and others have no broadcasts."""
+        connection: Any = self.link.connection
+        return bool(connection.supports_exchange_type("fanout"))
+
+    @property
+    def has_broker_of_its_own(self) -> bool:
+        """Whether the broker is in this process' memory."""
+        return self.link.driver_name == "memory"
+
     @cached_property
     def workers(self) -> dict[str, Worker]:
         """The running workers that answered in time, by name; without the producer, which answers too."""

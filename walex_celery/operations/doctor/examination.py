@@ -14,7 +14,7 @@ from walex_celery.app import WalEx
 from walex_celery.database import publication, replica_identity
 from walex_celery.database.finding import SEVERITIES, Finding, do
 from walex_celery.database.registry import checks_of, make
-from walex_celery.errors import ConfigurationError, WalExError
+from walex_celery.errors import ConfigurationError, PublishRefused, WalExError
 from walex_celery.operations.doctor import (
     application,
     broker,
@@ -99,7 +99,9 @@ def _reach(
         found = finding_of(check, "error", error)
         # The rest of a broker error ("What was not confirmed ...") concerns only the producer.
         sentence = found.sentence.partition(" What was not confirmed")[0].rstrip(".")
-        yield msgspec.structs.replace(found, sentence=sentence, fix=found.fix or do(_LAST_RESORT[check]))
+        # A broker that refuses runs, and its refusal says what to do.
+        last_resort = () if isinstance(error, PublishRefused) else do(_LAST_RESORT[check])
+        yield msgspec.structs.replace(found, sentence=sentence, fix=found.fix or last_resort)
         return False
     except Exception as error:  # users' modules may raise anything
         text = context.scrub(f"{type(error).__name__}: {error}").strip()

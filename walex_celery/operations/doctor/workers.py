@@ -15,6 +15,22 @@ def workers_running(context: Context) -> Iterator[Finding]:
     """No worker at all: tasks wait in the broker."""
     if context.app.conf.task_always_eager:
         raise LeftOut  # eager: they never get there
+    if context.has_broker_of_its_own:
+        yield Finding(
+            "workers_running",
+            "warning",
+            f"the broker {context.link.url} is in the memory of each process: no worker gets the producer's tasks",
+            do("Set broker_url to a broker that workers share"),
+        )
+        return
+    if not context.asks_workers:
+        yield Finding(
+            "workers_running",
+            "info",
+            f"workers can't be asked through {context.link.url}: whether one runs, which queues it consumes and which "
+            "tasks it knows was not checked",
+        )
+        return
     if context.functions and not context.workers:
         queues = sorted({queue for function in context.functions for queue in context.queues_of(function)})
         yield Finding(
@@ -28,7 +44,7 @@ def workers_running(context: Context) -> Iterator[Finding]:
 @check("every queue has a worker")
 def queues_consumed(context: Context) -> Iterator[Finding]:
     """Queues that tasks go to, but no running worker consumes."""
-    if not context.workers:
+    if context.has_broker_of_its_own or not context.asks_workers or not context.workers:
         raise LeftOut
     consumed = {queue for worker in context.workers.values() for queue in worker.queues}
     lacking: dict[str, list[str]] = {}
@@ -48,7 +64,7 @@ def queues_consumed(context: Context) -> Iterator[Finding]:
 @check("the workers know their tasks")
 def tasks_registered(context: Context) -> Iterator[Finding]:
     """A worker discards a task that it does not know."""
-    if not context.workers:
+    if context.has_broker_of_its_own or not context.asks_workers or not context.workers:
         raise LeftOut
     for function in context.functions:
         queues = set(context.queues_of(function))

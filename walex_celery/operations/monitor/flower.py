@@ -93,7 +93,8 @@ class Presence:
             link.connect()
             self._serve_on(link)
         except Exception as error:
-            if (refused := driver_of(link).refusal_of(link, error)) is not None:
+            refused = driver_of(link).refusal_of(link, error, "what remote control writes")
+            if refused is not None:
                 raise refused from error
             raise
         finally:
