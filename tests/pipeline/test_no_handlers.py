@@ -29,7 +29,7 @@ def test_with_a_durable_slot_it_does_not_start(
         f"no handler is registered, and the slot {shop.name} is durable: each change would be dropped and "
         "acknowledged, and would never come again\n"
         "  fix: decorate a function or a task with @walex.on_event(...), in the application's module, in a module that "
-        "Celery loads (include=), in shop.events.<table>, or in a module listed in modules="
+        "Celery loads (include=), in shop.events.items, or in a module listed in modules="
     )
     assert slots(shop) == []
 
