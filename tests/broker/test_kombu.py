@@ -29,7 +29,7 @@ def test_a_task_that_can_not_be_published_is_published_later(tmp_path: Path) -> 
         for task_id in ids[1:]:
             publisher.add(function, task_id, VALUE, ARGSREPR)
         for _ in range(2):
-            with pytest.raises(PublishRefused, match="refused (task|its queues)"):
+            with pytest.raises(PublishRefused, match=r"refused (task|its queues)"):
                 publisher.flush()
             with pytest.raises(BrokerUnavailable, match="did not take all messages"):
                 publisher.confirm()
