@@ -34,9 +34,8 @@ class Delivering:
     def __init__(self, url: str, proxy: Proxy) -> None:
         self.url, self.proxy = url, proxy
         port = urlsplit(url).port or 0
-        self._publishing = publishing(
-            make_app(url.replace(f":{port}", f":{proxy.port}")), timeout_seconds=1.0
-        )
+        self.app = make_app(url.replace(f":{port}", f":{proxy.port}"))
+        self._publishing = publishing(self.app, timeout_seconds=1.0)
         self.publisher = self._publishing.__enter__()
         self.function: TaskTarget = self.publisher.prepare("shop.send")
         self.publisher.declare()
