@@ -246,6 +246,34 @@ def test_what_is_on_its_way_when_the_connection_breaks_is_not_read_twice(
     assert [task.event.key for task in drain(redis_url, "celery")] == [{"id": 1}, {"id": 2}]
 
 
+def test_another_database_is_read_from_its_slot_s_own_position(shop: Database, app: Celery) -> None:
+    """What was done in the first one, at later positions of the same WAL, says nothing of it (promise 1)."""
+    other = Database(shop.server, shop.server.create_database())
+    other.execute(SCHEMA)
+    other.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [other.name])
+    other.execute("INSERT INTO items VALUES (10)")
+    walex = make_walex(app, shop)
+    seen: list[int] = []
+
+    @walex.on_insert("items")
+    def inserted(events: list[Event]) -> None:
+        seen.extend(event.new_record["id"] for event in events)
+        if seen == [1]:
+            # Both together: they are applied when this transaction is done.
+            walex.replace_config("database", other.name)
+            walex.replace_config("slot_name", other.name)
+
+    try:
+        with running(walex):
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: len(seen) == 2, 20)
+            other.execute("INSERT INTO items VALUES (11)")
+            wait_until(lambda: len(seen) == 3, 20)
+    finally:
+        shop.server.drop_database(other.name)
+    assert seen == [1, 10, 11]
+
+
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     with Postgres(settings={"wal_sender_timeout": f"{SENDER_TIMEOUT_SECONDS}s"}) as server:
