@@ -23,6 +23,7 @@ from tests.support.slots import confirmed, written
 from walex_celery import Event, WalEx
 from walex_celery.cli.dead_letters import dead_letters
 from walex_celery.dead_letters import open_dead_letters, schema_sql
+from walex_celery.testing.servers import Valkey
 
 MODULE = """
     from celery import Celery
@@ -179,6 +180,37 @@ def test_retry_of_a_task_enqueues_it_with_its_id(shop: Database, redis_url: str)
     assert run(walex, "retry", letter.id).exit_code == 0
     ((id, name, event),) = drain(redis_url, "celery")
     assert (id, name, event.key) == (letter.task_id, "shop.index", {"id": 2})
+    assert ids(walex) == []
+
+
+def test_retry_of_a_task_that_the_broker_does_not_confirm_keeps_the_letter(shop: Database) -> None:
+    """It refuses the task, and nothing else."""
+    broken = True
+
+    def route(name: str, args: Any, *_: object, **__: object) -> None:
+        if broken:
+            raise LookupError("no queue for it")
+
+    with Valkey() as broker, broker.client() as client:
+        client.execute_command("ACL", "SETUSER", "shop", "on", ">pass-word", "~*", "&*", "+@all", "-lpush")
+        url = f"redis://shop:pass-word@127.0.0.1:{broker.port}/0"
+        walex = application(shop, url, on_error="dead_letter", durable_slot=True)
+        walex.app.conf["task_routes"] = (route,)
+        walex.on_insert("users", functions=["shop.index"])(ignore)
+        with running(walex):
+            shop.execute("INSERT INTO users VALUES (1)")
+            end = written(shop)
+            wait_until(lambda: confirmed(shop) >= end, 20)
+        shop.execute("SELECT pg_drop_replication_slot(%s)", [shop.name])
+        (id,) = ids(walex)
+        broken = False
+        failed = run(walex, "retry", id)
+        assert failed.exit_code != 0
+        assert "NOPERM" in failed.output
+        assert ids(walex) == [id]
+        client.execute_command("ACL", "SETUSER", "shop", "+lpush")
+        assert run(walex, "retry", id).exit_code == 0
+        assert [task.event.key for task in drain(url, "celery")] == [{"id": 1}]
     assert ids(walex) == []
 
 

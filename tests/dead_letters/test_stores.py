@@ -10,12 +10,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.dead_letters.support import events, letter, never
 from tests.support import Database
 from walex_celery import ConfigurationError, Event
-from walex_celery.dead_letters import Letter, Store, schema_sql
+from walex_celery.dead_letters import Letter, Store, letter_of, schema_sql
 from walex_celery.dead_letters.postgres import PostgresStore
 from walex_celery.dead_letters.sqlite import SqliteStore
 from walex_celery.errors import DeadLettersUnavailable
@@ -88,6 +89,27 @@ def test_a_redelivered_failure_is_the_same_letter(opens: Opens) -> None:
     store.add(letter(error="first"))
     store.add(letter(error="second", tries=3))
     assert [(found.error, found.tries) for found in store.summaries()] == [("second", 3)]
+
+
+def test_a_redelivered_failure_may_have_other_events(opens: Opens) -> None:
+    """If filters changed meanwhile, the transaction is cut into other chunks: a retry needs all that failed."""
+    store = opens()
+    store.add(letter(b"ada"))
+    again = letter(b"ada", b"grace")
+    store.add(again)
+    found = store.get(again.id)
+    assert found is not None
+    assert (found.events, found.event_count, store.count()) == (again.events, 2, 1)
+
+
+def test_two_events_of_a_transaction_are_two_letters(opens: Opens) -> None:
+    """Each task that could not be made is one of its own."""
+    store = opens()
+    given = msgspec.structs.asdict(letter())
+    names = ("instance", "system_identifier", "handler", "error_type", "error", "traceback", "tries")
+    for event in events(b"ada", b"grace"):
+        store.add(letter_of([event], task_id=f"of {event.index}", **{name: given[name] for name in names}))
+    assert [(found.index, found.task_id) for found in store.summaries()] == [(0, "of 0"), (1, "of 1")]
 
 
 @pytest.mark.parametrize(
@@ -202,6 +224,21 @@ def test_two_tries_at_once_never_run_one_letter_twice_in_a_file(tmp_path: Path) 
         assert store.attempt(other.id, lambda found: None)
         holder.kill()
     assert store.attempt(kept.id, lambda found: None)
+
+
+@pytest.mark.parametrize("setting", ["off", "remote_apply"])
+def test_the_table_is_durable_whatever_the_database_s_setting(database: Database, setting: str) -> None:
+    """Once a letter is stored its events are acknowledged; and no standby server is waited for."""
+    database.execute(f"ALTER DATABASE {database.name} SET synchronous_commit = {setting}")
+    for statement in schema_sql():
+        database.execute(statement)
+    store = opening(database)()
+    store.add(letter())
+    assert isinstance(store, PostgresStore)
+    with store._connected().cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        assert cursor.fetchall() == [("local",)]
+    store.close()
 
 
 def test_the_file_is_durable_and_its_owner_s(tmp_path: Path) -> None:

@@ -96,6 +96,14 @@ def test_all_tables(everything: str) -> None:
     assert handler.wants(Table("any", "table"), "truncate")
 
 
+def test_a_table_of_the_same_name_in_another_schema_is_another_one() -> None:
+    handler = add("on_event", "sales.orders")
+
+    assert handler.wants(Table("sales", "orders"), "insert")
+    assert not handler.wants(Table("public", "orders"), "insert")
+    assert not handler.wants(Table("sales", "items"), "insert")
+
+
 def test_a_table_named_all_can_be_told_from_all_tables() -> None:
     assert add("on_event", Table("public", "all")).table == Table("public", "all")
 

@@ -122,3 +122,20 @@ def test_a_value_that_is_not_known_is_not_the_unwatched_one(type: Any) -> None:
         return accepts(None, row) if type == "delete" else accepts(row, None)
 
     assert (wanted(b"a"), wanted(b"b"), wanted(None), wanted(UNCHANGED)) == (False, True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("new", "wanted"),
+    [
+        ([b"2", b"a", b"f", None], True),
+        ([b"1", b"b", b"f", None], False),
+        ([b"2", b"a", b"t", None], False),
+        ([b"1", b"b", b"t", None], False),
+    ],
+    ids=["watched", "unwatched field", "unwatched record", "both"],
+)
+def test_a_row_must_pass_both_filters(new: list[Cell], wanted: bool) -> None:
+    filters = Filters(unwatched_records={"active": True}, unwatched_fields=("name", "active"))
+    accepts = compile_filters(filters, "update", SHAPE)
+    assert accepts is not None
+    assert accepts(new, [b"1", b"a", b"f", None]) is wanted

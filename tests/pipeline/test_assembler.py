@@ -418,6 +418,45 @@ def test_a_restarted_transaction_begins_again() -> None:
     assert [routed.event.index for chunk in whole for routed in chunk.routed] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("_three_a_chunk")
+def test_what_is_taken_back_is_the_transaction_of_what_was_handed_on_last() -> None:
+    """Promise 1, and what came before it need not come again."""
+    listener = Listener(on("on_event"), on("on_message"))
+    assembler = listener.assembler
+    row = m.insert(USERS, b"1", None)
+
+    listener.feed(m.begin(), USERS_RELATION, row, m.commit(end_lsn=100))
+    listener.feed(m.begin(), row, m.commit(end_lsn=200))
+    assembler.take_back()
+    assert assembler.end_lsn == 100
+
+    listener.feed(m.begin(), row, m.commit(end_lsn=200))
+    (chunk,) = listener.feed(m.begin(), *[row] * 4)
+    assert not chunk.info.last
+    assembler.take_back()
+    assert assembler.end_lsn == 200, "of a part"
+
+    (chunk,) = listener.feed(m.commit(end_lsn=300))
+    assert chunk.info.last
+    assembler.take_back()
+    assert assembler.end_lsn == 200, "of the last part"
+
+    listener.feed(m.begin(), row, m.commit(end_lsn=300))
+    listener.feed(m.message("audit", b"", transactional=False, lsn=400))
+    assert assembler.end_lsn == 400
+    assembler.take_back()
+    assert assembler.end_lsn == 300, "of a message outside of transactions"
+
+
+def test_an_update_of_which_a_part_of_the_old_row_is_known_is_not_dropped() -> None:
+    """Its ``changes`` are unknown: what a K tuple leaves out may have changed."""
+    listener = Listener(on("on_event", filters=Filters(unwatched_fields=("name",))))
+
+    (event,) = listener.events(USERS_RELATION, m.update(USERS, [b"1", b"b"], key=[b"1", None]))
+
+    assert event.changes is None
+
+
 # What can't be (promise 10).
 
 

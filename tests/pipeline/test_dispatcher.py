@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
 
 from tests import messages as m
 from tests.pipeline.test_assembler import ORDERS, ORDERS_RELATION, USERS, USERS_RELATION, Listener
@@ -129,6 +129,33 @@ def test_tasks_are_enqueued_event_by_event(app: Celery) -> None:
     statistics = producing.dispatcher.statistics
     assert (statistics.events, statistics.tasks, statistics.transactions) == (3, 8, 1)
     producing.close()
+
+
+def test_tasks_keep_the_order_of_events_however_their_messages_are_made(app: Celery) -> None:
+    """Promise 2. A signal's receiver makes that of ``crm.b`` need more than a template."""
+    listen: Any = lambda **_: None  # noqa: E731 - a receiver is compared by identity
+    signals.before_task_publish.connect(listen, sender="crm.b")
+    try:
+        producing = Producing(
+            app,
+            [
+                handler("users", table="users", functions=("crm.a",)),
+                Handler("on_event", Table("sales", "orders"), None, Filters(), ("crm.b",), None, __name__),
+            ],
+        )
+        tables = (USERS, USERS, ORDERS, USERS, ORDERS, ORDERS, USERS)
+        tasks = producing.dispatch(
+            *(m.insert(USERS, b"1", b"a") if table == USERS else m.insert(ORDERS, b"1") for table in tables)
+        )
+        ways = [function.way for function in producing.dispatcher.functions]
+        producing.close()
+    finally:
+        signals.before_task_publish.disconnect(listen, sender="crm.b")
+
+    assert ways == ["template", "collect"]
+    assert [(task.task, parse_task_id(task.id).index) for task in tasks] == [
+        ("crm.a" if table == USERS else "crm.b", index) for index, table in enumerate(tables)
+    ]
 
 
 def test_a_function_of_two_handlers_is_one_task(app: Celery) -> None:

@@ -16,17 +16,18 @@ import pytest
 from celery import Celery
 from redis import Redis
 
-from tests.broker.support import Proxy
+from tests.broker.support import Proxy, publishing
 from tests.broker.test_cuts import disturbing
 from tests.support import Database, shop, wait_until
 from tests.support.failpoints import Pause, armed, killed_at
 from tests.support.load import STARTING_ROWS, STREAMING_ROWS, Load
 from tests.support.process import producer_process
-from tests.support.producers import make_app, running
+from tests.support.producers import make_app, running, unconfirmed
 from tests.support.queues import drain
 from tests.support.slots import active, confirmed, confirmed_flush, written
 from walex_celery import ConfigurationError, Event, Producer, WalEx, process_message_async
 from walex_celery._failpoints import Name
+from walex_celery.telemetry.activity import Doing
 from walex_celery.testing.servers import Postgres
 
 KILLS = 4
@@ -299,6 +300,39 @@ def test_a_broker_that_lost_the_position_costs_nothing_but_the_promise(
         wait_until(lambda: confirmed(database) >= end, 30)
     assert [task.event.key for task in drain(redis_url, "celery")] == [{"id": 2}]
     assert "or the key was deleted" in caplog.text
+
+
+def test_what_was_refused_is_not_taken_for_done(database: Database, redis_url: str) -> None:
+    """Another one took over, and the first takes over again: it reads again what it has not stored (promise 1)."""
+    database.execute(SCHEMA)
+    port = urlsplit(redis_url).port or 0
+    seen: list[Event] = []
+    with Proxy(port) as proxy:
+        walex = make_enqueuing(make_app(redis_url.replace(f":{port}", f":{proxy.port}")), database)
+
+        @walex.on_insert("items")
+        def noted(events: list[Event]) -> None:
+            seen.extend(events)
+            if len(seen) == 3:
+                proxy.stall()
+
+        with running(walex) as producer:
+            database.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: confirmed(database) >= written(database))
+            key, _ = position_of(redis_url)
+            with publishing(make_app(redis_url), exactly_once=True) as other:
+                other.take_over(key.decode())
+            database.execute("INSERT INTO items VALUES (2)")
+            waits = (Doing.BROKER, Doing.BROKER_DOWN)
+            wait_until(
+                lambda: len(seen) == 3 and unconfirmed(producer) and producer.activity.now.doing in waits, 20
+            )
+            assert producer.confirmed_lsn <= seen[-1].lsn
+            proxy.flow()
+            end = written(database)
+            wait_until(lambda: confirmed(database) >= end, 30)
+    assert [event.key for event in seen] == [{"id": 1}, {"id": 2}, {"id": 2}]
+    check_exact(redis_url, "celery", 2)
 
 
 def test_messages_outside_of_transactions_are_not_skipped(database: Database, redis_url: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery import Celery
 from redis import Redis
 
 from tests.support import Database, wait_until
@@ -19,8 +20,9 @@ from tests.support.producers import make_app, running
 from tests.support.project import Project
 from tests.support.queues import drain
 from tests.support.shop import make_walex
-from walex_celery import Event
+from walex_celery import Event, WalEx
 from walex_celery.errors import PublishRefused
+from walex_celery.telemetry.activity import Doing
 from walex_celery.testing.servers import Valkey
 
 ROWS = 100
@@ -108,20 +110,46 @@ def key(event: Event) -> int:
     return int(event.new_record["id"])
 
 
+def make_locking(app: Celery, database: Database, locks: Redis, **settings: Any) -> WalEx:
+    """Inserts into items are enqueued as a task that takes a lock."""
+    namespace: dict[str, Any] = {}
+    exec(SINGLETON, namespace)
+    walex = make_walex(app, database, slot_name=database.name, **settings)
+
+    def single(event: Event) -> None: ...
+
+    task: Any = app.task(name="shop.single", base=namespace["Singleton"], locks=locks, shared=False)
+    walex.on_insert("items")(task(single))
+    return walex
+
+
+def test_a_broker_that_is_away_for_too_long_loses_none(shop: Database, locks: Redis) -> None:
+    """After ``reconnect_timeout`` the error ends the transaction in its middle: the rest of it is not done."""
+    with Valkey() as broker:
+        app = make_app(broker.url())
+        walex = make_locking(app, shop, locks, publish_timeout=2, reconnect_timeout=5)
+        with running(walex) as producer:
+            broker.kill()
+            shop.execute("INSERT INTO items SELECT generate_series(1, %s)", [ROWS])
+            wait_until(lambda: producer.activity.now.doing is Doing.RETRYING, 60)
+            broker.start()
+            found = set[int]()
+
+            def all_there() -> bool:
+                found.update(key(task.event) for task in drain(broker.url(), "celery"))
+                return len(found) == ROWS
+
+            wait_until(all_there, 30, "each row has its task")
+        app.close()
+
+
 def test_a_broker_that_refuses_writes_and_a_stop_lose_none(
     shop: Database, locks: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The error is raised inside of apply_async, which releases its lock. What is lost by a crash is said at start."""
-    namespace: dict[str, Any] = {}
-    exec(SINGLETON, namespace)
     with Valkey(settings={"maxmemory-policy": "noeviction"}) as broker:
         app = make_app(broker.url())
-        walex = make_walex(app, shop, slot_name=shop.name, publish_timeout=2)
-
-        def single(event: Event) -> None: ...
-
-        task: Any = app.task(name="shop.single", base=namespace["Singleton"], locks=locks, shared=False)
-        walex.on_insert("items")(task(single))
+        walex = make_locking(app, shop, locks, publish_timeout=2)
 
         def refused_until_stopped() -> None:
             with running(walex):

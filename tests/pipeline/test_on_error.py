@@ -447,6 +447,39 @@ def test_a_store_that_is_away_is_waited_for(
     assert len(letters_of(walex)) == 1
 
 
+def test_a_stop_while_the_store_is_away_acknowledges_nothing(
+    shop: Database, app: Celery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Promise 1: what failed comes again, and is a letter then."""
+    walex = make_walex(app, shop, on_error="dead_letter")
+    walex.on_insert("items")(Fragile())
+    with caplog.at_level(logging.ERROR, "walex_celery"), running(walex):
+        shop.execute("ALTER TABLE walex.dead_letters RENAME TO away")
+        shop.execute("INSERT INTO items VALUES (2)")
+        end = written(shop)
+        wait_until(lambda: "walex setup" in caplog.text, 20)
+    assert confirmed(shop) < end
+    shop.execute("ALTER TABLE walex.away RENAME TO dead_letters")
+    assert letters_of(walex) == []
+    with running(walex):
+        acknowledged(shop)
+    assert len(letters_of(walex)) == 1
+
+
+def test_a_store_that_stays_away_halts_with_both_reasons(shop: Database, app: Celery) -> None:
+    """Promise 1: after ``reconnect_timeout``, and nothing is acknowledged."""
+    walex = make_walex(app, shop, on_error="dead_letter", reconnect_timeout=1)
+    walex.on_insert("items")(Fragile())
+    with until_halted(walex) as halted:
+        shop.execute("ALTER TABLE walex.dead_letters RENAME TO away")
+        shop.execute("INSERT INTO items VALUES (2)")
+        end = written(shop)
+    text = str(halted.error)
+    assert "fragile failed on 1 event" in text
+    assert "the dead letter could not be stored: dead letters: table walex.dead_letters" in text
+    assert confirmed(shop) < end
+
+
 def test_a_task_that_can_t_be_made_of_an_event_is_a_dead_letter_too(shop: Database, app: Celery) -> None:
     """A router that raises. The event's other tasks are enqueued."""
 

@@ -6,17 +6,19 @@ import logging
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from celery import Celery
 
+from tests.broker.support import Proxy
 from tests.support import SENDER_TIMEOUT_SECONDS, Database, wait_until
 from tests.support.process import producer_process
-from tests.support.producers import make_app, running
+from tests.support.producers import make_app, running, unconfirmed
 from tests.support.queues import drain
-from tests.support.shop import SCHEMA, collect, make_walex
+from tests.support.shop import SCHEMA, collect, make_enqueuing, make_walex
 from tests.support.slots import active, confirmed, drop_slot_in_use, written
-from walex_celery import Event, Filters, HandlerError
+from walex_celery import Event, Filters, HandlerError, Producer
 from walex_celery.cli import EXIT_SLOT_IN_USE
 from walex_celery.errors import SlotLost
 from walex_celery.postgres.lsn import Lsn
@@ -186,6 +188,90 @@ def test_a_broker_that_is_away_stops_nothing_but_delivery(
         queued = drain(broker.url(), "celery")
     ids = list(dict.fromkeys(task.event.key["id"] for task in queued if task.event.key))
     assert ids == [*range(1, 50)]
+
+
+def stalled(producer: Producer) -> bool:
+    """Whether it has written tasks and waits for the broker."""
+    return unconfirmed(producer) > 0 and producer.activity.now.doing in (Doing.BROKER, Doing.BROKER_DOWN)
+
+
+def test_nothing_is_acknowledged_before_the_broker_has_confirmed(
+    shop: Database, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 1: written is not enough."""
+    monkeypatch.setattr("walex_celery.postgres.stream.ACKNOWLEDGE_INTERVAL", 0)
+    port = urlsplit(redis_url).port or 0
+    with Proxy(port) as proxy:
+        walex = make_enqueuing(make_app(redis_url.replace(f":{port}", f":{proxy.port}")), shop)
+        with running(walex) as producer:
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: confirmed(shop) >= written(shop))
+            proxy.stall()
+            inside = insert(shop, 2)
+            wait_until(lambda: stalled(producer))
+            assert confirmed(shop) <= inside
+            proxy.flow()
+            end = written(shop)
+            wait_until(lambda: confirmed(shop) >= end, 30)
+
+
+def test_what_is_on_its_way_when_the_connection_breaks_is_not_read_twice(
+    shop: Database, redis_url: str
+) -> None:
+    """It is confirmed first, however long that takes."""
+    port = urlsplit(redis_url).port or 0
+    seen: list[int] = []
+    with Proxy(port) as proxy:
+        walex = make_walex(make_app(redis_url.replace(f":{port}", f":{proxy.port}")), shop)
+
+        @walex.on_insert("items", functions=["shop.index"])
+        def inserted(events: list[Event]) -> None:
+            seen.extend(event.new_record["id"] for event in events)
+            if seen == [1]:
+                # Noticed at the next read: by then the tasks are written.
+                shop.execute(
+                    "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active"
+                )
+
+        with running(walex) as producer:
+            proxy.stall()
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: stalled(producer) and not active(shop))
+            proxy.flow()
+            shop.execute("INSERT INTO items VALUES (2)")
+            end = written(shop)
+            wait_until(lambda: confirmed(shop) >= end, 30)
+            assert producer.statistics.connects == 2
+    assert seen == [1, 2]
+    assert [task.event.key for task in drain(redis_url, "celery")] == [{"id": 1}, {"id": 2}]
+
+
+def test_another_database_is_read_from_its_slot_s_own_position(shop: Database, app: Celery) -> None:
+    """What was done in the first one, at later positions of the same WAL, says nothing of it (promise 1)."""
+    other = Database(shop.server, shop.server.create_database())
+    other.execute(SCHEMA)
+    other.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [other.name])
+    other.execute("INSERT INTO items VALUES (10)")
+    walex = make_walex(app, shop)
+    seen: list[int] = []
+
+    @walex.on_insert("items")
+    def inserted(events: list[Event]) -> None:
+        seen.extend(event.new_record["id"] for event in events)
+        if seen == [1]:
+            # Both together: they are applied when this transaction is done.
+            walex.replace_config("database", other.name)
+            walex.replace_config("slot_name", other.name)
+
+    try:
+        with running(walex):
+            shop.execute("INSERT INTO items VALUES (1)")
+            wait_until(lambda: len(seen) == 2, 20)
+            other.execute("INSERT INTO items VALUES (11)")
+            wait_until(lambda: len(seen) == 3, 20)
+    finally:
+        shop.server.drop_database(other.name)
+    assert seen == [1, 10, 11]
 
 
 @pytest.fixture

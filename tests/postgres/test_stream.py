@@ -130,6 +130,7 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
     commit_around_a_long_transaction(database, rows=100_000)
     with streaming(settings) as stream:
         messages: list[StreamMessage] = []
+        stream.stop_at_boundary = True
         while len(commit_ends(messages)) < 2:
             # Until the second is read, nothing is pending: the first counts as confirmed at once.
             messages += stream.read(pending=False, timeout=5)
@@ -138,9 +139,11 @@ def test_nothing_is_acknowledged_before_the_producer_says_so(
         first, second = commit_ends(messages)
         # Silent long enough for the server to ask, while the second is pending: reading goes no further
         # than the first message of the long transaction, which lies before what was acknowledged.
+        further = []
         for _ in range(10 * SENDER_TIMEOUT_SECONDS // 2 + 5):
-            stream.read(pending=True, timeout=0)
+            further += stream.read(pending=True, timeout=0)
             Event().wait(0.1)
+        assert len(further) == 1
         assert stream.needs_confirmation
         assert first <= confirmed(database) < second
         # Once the second is confirmed, acknowledged or not, reading goes on to the end.

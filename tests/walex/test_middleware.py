@@ -313,6 +313,8 @@ def test_a_producer_that_waits_for_its_middleware_does_not_spin(
         wall, cpu = time.monotonic(), time.clock_gettime(clock)
         wait_for_feedback(todos)
         wall, cpu = time.monotonic() - wall, time.clock_gettime(clock) - cpu
+        # Promise 1: where it began is acknowledged; read on, psycopg2 would acknowledge the held one with it.
+        assert len(disk.stored) == 4 + 3 + 1, "nothing is read beyond its Begin"
         disk.let(100)
         wait_for(events, 3)
     early.close()

@@ -152,12 +152,6 @@ class PostgresStore:
             # In a database of another encoding, all but ASCII is escaped.
             self._ascii = connection.info.parameter_status("server_encoding") != "UTF8"
             self._connection = connection
-            with connection.cursor() as cursor:
-                # A role may have synchronous_commit = off; a dead letter must be on disk.
-                cursor.execute(
-                    "SELECT set_config('synchronous_commit', 'on', false)"
-                    " WHERE current_setting('synchronous_commit') = 'off'"
-                )
         return self._connection
 
     def _run(self, step: Callable[[Cursor], Result]) -> Result:
