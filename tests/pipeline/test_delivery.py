@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
 import pytest
@@ -21,11 +21,15 @@ from tests.broker.support import (
 from tests.support import wait_until
 from walex_celery import Lsn
 from walex_celery.broker import TaskTarget
-from walex_celery.errors import BrokerUnavailable
+from walex_celery.errors import BrokerUnavailable, MessageTooLarge
 from walex_celery.pipeline.delivery import IN_FLIGHT, Delivery
 from walex_celery.settings.model import load_settings
 from walex_celery.telemetry.activity import Activity, Doing
 from walex_celery.telemetry.statistics import Statistics
+
+
+def _unexpected(error: MessageTooLarge, text: bytes, again: Callable[[], None]) -> bool:
+    raise AssertionError("no message is too large here") from error
 
 
 class Delivering:
@@ -50,6 +54,7 @@ class Delivering:
             self.activity,
             self.stopping,
             position=lambda: None,
+            set_aside=_unexpected,
         )
         self.ids: list[str] = []
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -15,7 +15,7 @@ from walex_celery import Lsn
 from walex_celery.pipeline.dispatcher import Dispatcher
 from walex_celery.pipeline.session import Session
 from walex_celery.settings.model import load_settings
-from walex_celery.sources.protocol import Slice
+from walex_celery.sources.protocol import ChangeStream, Slice
 
 SETTINGS = load_settings({"name": "shop", "database": "shop", "publication": "events"}, {})
 
@@ -43,15 +43,16 @@ class Reading:
 
     def __init__(self, delivering: Delivering) -> None:
         self.delivering = delivering
-        self._stream: Any = Recording()
+        self._stream = Recording()
         dispatcher = Dispatcher(delivering.app, delivering.publisher, "shop")
         statistics = delivering.statistics
-        self.session = Session(self._stream, SETTINGS, [], dispatcher, delivering.delivery, statistics, None)
+        self.session = Session(
+            cast(ChangeStream, self._stream), SETTINGS, [], dispatcher, delivering.delivery, statistics, None
+        )
 
     def asked(self) -> Asked:
         self.session.read(1.0, to_boundary=False)
-        asked: Asked = self._stream.asked
-        return asked
+        return self._stream.asked
 
 
 @pytest.fixture

@@ -115,6 +115,8 @@ def _in_words(
     if not isinstance(on_error, Halt):
         clauses.append(f"on_error={on_error}")
     return "; ".join(clauses)
+
+
 _LEVELS: Final = {"error": logging.ERROR, "warning": logging.WARNING, "info": logging.INFO}
 
 

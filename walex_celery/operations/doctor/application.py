@@ -10,6 +10,7 @@ from walex_celery.database.finding import Finding, do, python, shell
 from walex_celery.database.registry import LeftOut, check
 from walex_celery.database.requirements import unsubscribed_handlers, wants_rows, where_handlers_go
 from walex_celery.database.schema import did_you_mean, meant_by, missing_tables
+from walex_celery.errors import ConfigurationError
 from walex_celery.filters import Table
 from walex_celery.handlers.registry import Handler
 from walex_celery.operations.doctor.context import Context
