@@ -79,7 +79,9 @@ class DecodeError(WalExError, ValueError):
 
 
 class HandlerError(WalExError):
-    """A batch handler raised, or no task could be built from its event; the transaction is not acknowledged.
+    """A batch handler raised, no task could be built from its event, or the broker finds the task's message too large.
+
+    The transaction is not acknowledged.
 
     Attributes:
         traceback: of the exception, with secrets removed.

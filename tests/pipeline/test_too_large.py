@@ -387,11 +387,19 @@ def test_a_dead_letter_that_is_retried(
     assert queued[-1].id == letter.task_id
 
 
+@pytest.mark.parametrize(("kind", "once"), [("valkey", False), ("valkey", True), ("rabbitmq", False)])
 def test_kill_9_between_the_letter_and_the_acknowledgement(
-    database: Database, limited: Limited, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    once: bool,
 ) -> None:
     """It comes again, and is the same letter; nothing is lost."""
+    limited: Limited = request.getfixturevalue(f"limited_{kind}")
     monkeypatch.setenv("WALEX_ON_ERROR", "dead_letter")
+    monkeypatch.setenv("WALEX_EXACTLY_ONCE_ENQUEUE", str(once))
     log = tmp_path / "producer.log"
     database.execute("CREATE TABLE items (id int PRIMARY KEY, note text)")
     database.execute("CREATE PUBLICATION events FOR TABLE items")
@@ -409,7 +417,9 @@ def test_kill_9_between_the_letter_and_the_acknowledgement(
         process.terminate()
         assert process.wait(30) == 0, log.read_text()
     assert confirmed(database) > before
-    assert keys(drain(limited.url, "crash")) == [1, 3, 5]
+    queued = drain(limited.url, "crash")
+    assert keys(queued) == [1, 3, 5]
+    assert not once or len(queued) == 3
     walex = make_walex(Celery(set_as_current=False), database, name="crash")
     assert sorted(letters_of(walex)) == [2, 4]
 

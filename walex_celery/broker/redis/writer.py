@@ -179,7 +179,8 @@ class RedisWriter:
         if batch.generation == connection.generation and batch.written == len(batch.items):
             return
         connection.open()
-        self._check_sizes(batch.items)
+        if batch.size_bytes > LEAST_LIMIT_BYTES:
+            self._check_sizes(batch.items)
         addresses = {item[0] for item in batch.items}
         self.declare({entity for address in addresses for entity in address.declare})
         try:
