@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 import pytest
@@ -43,7 +43,7 @@ class Reading:
 
     def __init__(self, delivering: Delivering) -> None:
         self.delivering = delivering
-        self._stream: Any = Recording()
+        self._stream = cast(Any, Recording())
         dispatcher = Dispatcher(delivering.app, delivering.publisher, "shop")
         statistics = delivering.statistics
         self.session = Session(self._stream, SETTINGS, [], dispatcher, delivering.delivery, statistics, None)
