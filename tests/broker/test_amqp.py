@@ -228,3 +228,28 @@ def test_what_followed_a_returned_message_is_sent_again_in_its_place(amqp_url: s
         finish(publisher)
     latest = dict.fromkeys(reversed(task_ids(take_all(amqp_url, "b"))))
     assert [*reversed(latest)] == ids
+
+
+def test_what_a_lost_connection_had_confirmed_is_not_sent_again(amqp_url: str) -> None:
+    port = urlsplit(amqp_url).port or 0
+    with Proxy(port) as proxy:
+        app = make_app(amqp_url.replace(f":{port}", f":{proxy.port}"))
+        with publishing(app) as publisher:
+            function = publisher.prepare("shop.send")
+            publisher.declare()
+            ids = add(publisher, function, 5)
+            publisher.flush()
+            confirms = publisher._writer._confirms  # type: ignore[attr-defined]
+            wait_until(lambda: confirms.answered == 5)  # its heartbeats look once a second
+            proxy.cut()
+            ids += add(publisher, function, 2)
+
+            def finished() -> bool:
+                with contextlib.suppress(BrokerUnavailable):
+                    finish(publisher)
+                    return True
+                return False
+
+            wait_until(finished)
+            assert publisher.unconfirmed_count == 0
+    assert task_ids(take_all(amqp_url, "celery")) == ids

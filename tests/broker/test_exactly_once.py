@@ -137,6 +137,21 @@ def test_what_an_earlier_connection_has_on_its_way_comes_too_late(own_valkey: Va
     assert task_ids(take_all(url)) == ids
 
 
+def test_what_was_added_since_is_taken_back(redis_url: str) -> None:
+    """The rest of a transaction can't be made: no position covers a part of it."""
+    with publishing(make_app(redis_url, task_send_sent_event=True), exactly_once=True) as publisher:
+        function = publisher.prepare("shop.send")
+        publisher.take_over(KEY)
+        ids = add(publisher, function, 2)
+        before, size_bytes = publisher.added(), publisher.unconfirmed_bytes
+        add(publisher, function, 3)
+        publisher.take_back(before)
+        assert publisher.added() == before
+        assert (publisher.unconfirmed_count, publisher.unconfirmed_bytes) == (2, size_bytes)
+        finish(publisher, 10)
+    assert task_ids(take_all(redis_url)) == ids
+
+
 class Swallowing(Proxy):
     """Keeps the server's replies to itself, once it is told to."""
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,7 +26,7 @@ from tests.support.process import producer_process
 from tests.support.producers import make_app, running, unconfirmed
 from tests.support.queues import drain
 from tests.support.slots import active, confirmed, confirmed_flush, written
-from walex_celery import ConfigurationError, Event, Producer, WalEx, process_message_async
+from walex_celery import ConfigurationError, Event, HandlerError, Producer, WalEx, process_message_async
 from walex_celery._failpoints import Name
 from walex_celery.telemetry.activity import Doing
 from walex_celery.testing.servers import Postgres
@@ -333,6 +334,39 @@ def test_what_was_refused_is_not_taken_for_done(database: Database, redis_url: s
             wait_until(lambda: confirmed(database) >= end, 30)
     assert [event.key for event in seen] == [{"id": 1}, {"id": 2}, {"id": 2}]
     check_exact(redis_url, "celery", 2)
+
+
+def test_what_a_halt_leaves_half_done_is_not_enqueued(database: Database, redis_url: str) -> None:
+    """The second of three tasks can't be made, and the producer halts: the first one comes again at the next start."""
+    database.execute(SCHEMA)
+    broken = True
+
+    def route(name: str, args: Any, *_: object, **__: object) -> None:
+        if broken and Event.from_json(args[0]["__value__"]).index == 1:
+            raise LookupError("no queue for it")
+
+    app = make_app(redis_url)
+    app.conf.task_routes = (route,)
+    walex = make_enqueuing(app, database)
+
+    # Read at once: the first transaction's task goes out with what is left of the second.
+    database.execute(SLOT.format("shop"))
+    database.execute("INSERT INTO items VALUES (1)")
+    database.execute("INSERT INTO items VALUES (2), (3), (4)")
+
+    def run_into_it() -> None:
+        with running(walex) as producer:
+            wait_until(lambda: producer.activity.now.doing is Doing.ENDED, 20)
+
+    with pytest.raises(HandlerError, match="no queue for it"):
+        run_into_it()
+    with Redis.from_url(redis_url) as client:
+        assert client.llen("celery") == 1
+    broken = False
+    with running(walex):
+        end = written(database)
+        wait_until(lambda: confirmed(database) >= end, 30)
+    check_exact(redis_url, "celery", 4)
 
 
 def test_messages_outside_of_transactions_are_not_skipped(database: Database, redis_url: str) -> None:

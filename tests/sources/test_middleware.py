@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from tests import messages as m
@@ -9,6 +12,7 @@ from walex_celery import DecodeError, Lsn, MiddlewareError, StreamMessage
 from walex_celery.postgres.pgoutput import completed_lsn
 from walex_celery.sources.ledger import Ledger
 from walex_celery.sources.middleware import (
+    MiddlewareStream,
     process_message_async,
     process_message_sync,
     register,
@@ -128,6 +132,21 @@ def test_a_message_outside_of_transactions_stands_for_itself() -> None:
     assert ledger.safe_lsn == 100
     ledger.confirm(150)
     assert ledger.safe_lsn == 150
+
+
+def test_what_is_safe_is_acknowledged_neither_less_nor_more(ledger: Ledger) -> None:
+    """What the middleware stored may not have come through; what came through may be of an earlier copy."""
+    acknowledged: list[tuple[int, bool]] = []
+    slot: Any = SimpleNamespace(acknowledge=lambda lsn, *, now: acknowledged.append((lsn, now)))
+    nothing: Any = None
+    stream = MiddlewareStream(slot, ledger, nothing)
+    stream.acknowledge(Lsn(10_000), now=False)
+    ledger.store(transaction(100)[-1])
+    stream.acknowledge(Lsn(0), now=True)
+    process(ledger, transaction(200, rows=3))
+    stream.acknowledge(Lsn(10_000), now=True)
+
+    assert acknowledged == [(0, False), (100, True), (200, True)]
 
 
 @pytest.mark.parametrize(

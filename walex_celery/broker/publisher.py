@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery
 
@@ -21,6 +21,15 @@ from walex_celery.broker.templates.wire import Item
 from walex_celery.errors import ConfigurationError, MessageTooLarge
 
 logger = logging.getLogger(__name__)
+
+
+class Added(NamedTuple):
+    """What a publisher had collected at one moment: how many messages, of which size, and how many events of theirs."""
+
+    serial: int
+    items: int
+    size_bytes: int
+    sent_events: int
 
 
 class Publisher:
@@ -167,6 +176,18 @@ class Publisher:
         """Collect messages that templates made, of *size_bytes* together."""
         self._items += items
         self._size_bytes += size_bytes
+
+    def added(self) -> Added:
+        """What is waiting for a flush, for :meth:`take_back`."""
+        return Added(self._serial, len(self._items), self._size_bytes, len(self._sent_events))
+
+    def take_back(self, before: Added) -> None:
+        """In exactly-once mode: forget what was added since *before*, unless it was flushed, as with a task sent at once."""
+        if before.serial != self._serial:
+            return
+        del self._items[before.items :]
+        del self._sent_events[before.sent_events :]
+        self._size_bytes = before.size_bytes
 
     def flush(self, position: int | None = None) -> int:
         """Write all that was added and not confirmed; may return before the broker confirmed it.

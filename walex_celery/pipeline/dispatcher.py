@@ -140,8 +140,7 @@ class Dispatcher:
         if enqueued is None:
             self._add_tasks(chunk)
         else:
-            self._add_tasks(chunk._replace(routed=enqueued.new_of(chunk)))
-            enqueued.added(chunk)
+            self._add_tasks_once(chunk, enqueued)
         statistics.events += len(chunk.routed)
         statistics.transactions += chunk.context.last
 
@@ -157,6 +156,17 @@ class Dispatcher:
             events = batches.get(handler)
             if events:
                 self._runner.call(handler, events)
+
+    def _add_tasks_once(self, chunk: Chunk, enqueued: Enqueued) -> None:
+        before = self._publisher.added()
+        try:
+            self._add_tasks(chunk._replace(routed=enqueued.new_of(chunk)))
+        except BaseException:
+            # The rest could not be made. No position covers a part of a chunk: stored without, they would be enqueued
+            # again when it comes again.
+            self._publisher.take_back(before)
+            raise
+        enqueued.added(chunk)
 
     def _add_tasks(self, chunk: Chunk) -> None:
         routed, lsn = chunk.routed, chunk.context.position
