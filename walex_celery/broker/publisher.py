@@ -182,7 +182,7 @@ class Publisher:
         return Added(self._serial, len(self._items), self._size_bytes, len(self._sent_events))
 
     def take_back(self, before: Added) -> None:
-        """In exactly-once mode: forget what was added since *before*, unless it was flushed, as with a task sent at once."""
+        """In exactly-once mode: forget what was added since *before*, unless a task that is sent at once flushed it."""
         if before.serial != self._serial:
             return
         del self._items[before.items :]
