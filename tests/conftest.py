@@ -22,6 +22,12 @@ from walex_celery.testing.servers import Postgres, RabbitMQ, Valkey, npm_postgre
 hypothesis.settings.register_profile("walex", deadline=None)
 hypothesis.settings.load_profile("walex")
 
+# What the servers of all tests are, unless the test says so itself.
+if _binaries := os.environ.get("WALEX_TEST_POSTGRES_BINARIES"):
+    Postgres.default_binaries = Path(_binaries)
+if _language := os.environ.get("WALEX_TEST_LC_MESSAGES"):
+    Postgres.default_settings = {"lc_messages": _language}
+
 # Number 0 is left to whoever wants a fixed one.
 _database_numbers = count()
 _state_numbers = count()

@@ -16,6 +16,7 @@ from walex_celery.postgres.errors import (
     hide_secrets,
     quote_identifier,
     slot_invalidated,
+    words_of,
 )
 from walex_celery.postgres.parameters import ConnectionSettings, SlotSettings
 from walex_celery.postgres.refusal import Refusal
@@ -99,9 +100,14 @@ def test_only_a_command_on_a_slot_can_find_it_in_use(database: Database) -> None
     error = raised_by(database, "CREATE PUBLICATION events")
     assert error.pgcode == errorcodes.DUPLICATE_OBJECT
 
-    assert str(explain_error(error, CONNECTION)) == (
-        'Postgres at localhost:5432/shop says: publication "events" already exists'
-    )
+    text = str(explain_error(error, CONNECTION))
+    assert text == f"Postgres at localhost:5432/shop says: {error.diag.message_primary}"
+
+
+def test_its_severity_is_left_out_in_any_language(database: Database) -> None:
+    error = raised_by(database, "SELECT 1 / 0")
+    assert error.diag.message_primary
+    assert words_of(error) == error.diag.message_primary
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from walex_celery.dead_letters.schema import TABLE
 from walex_celery.dead_letters.store import Try
 from walex_celery.errors import PostgresUnavailable, SetupError, WalExError
 from walex_celery.postgres.connection import connect
-from walex_celery.postgres.errors import explain_error
+from walex_celery.postgres.errors import explain_error, words_of
 from walex_celery.postgres.lsn import Lsn
 from walex_celery.postgres.parameters import ConnectionSettings
 
@@ -169,7 +169,7 @@ class PostgresStore:
             )
         if error.pgcode in _NOT_SET_UP:
             return SetupError(
-                f"dead letters: {self.where} can't be used: {str(error).strip()}\n"
+                f"dead letters: {self.where} can't be used: {words_of(error)}\n"
                 f"  fix: run {celery_command()} walex setup, which creates it and grants the producer's role access"
             )
         explained = explain_error(error, self._settings)

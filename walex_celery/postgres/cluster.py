@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg2
 
-from walex_celery.postgres.errors import explain_error
+from walex_celery.postgres.errors import explain_error, words_of
 from walex_celery.postgres.parameters import ConnectionSettings
 from walex_celery.postgres.timeline import FIRST_TIMELINE, Cluster, Timelines, parse_history
 
@@ -40,7 +40,7 @@ def _timelines(cursor: Any, current: int, settings: ConnectionSettings) -> Timel
             "the history of timeline %s is not known (%s): what was committed before the last failover and is sent "
             "again gets other task ids",
             current,
-            str(error).strip(),
+            words_of(error),
         )
         return Timelines(current)
     # Text since Postgres 15, bytea before; the bytes are the same.

@@ -146,9 +146,16 @@ def _fix(fix: str, settings: ConnectionSettings) -> str:
     return "\n  fix: " + fix.format(role=role, database=database)
 
 
+def words_of(error: psycopg2.Error) -> str:
+    """What the server says, without its severity: psycopg2 leaves that out only in English."""
+    text = str(error).strip()
+    severity = error.diag.severity
+    return text.removeprefix(f"{severity}:").lstrip() if severity else text
+
+
 def explain_error(error: psycopg2.Error, settings: ConnectionSettings) -> WalExError:
     """What an error of the server means, whatever was asked of it: which of ours, and its fix."""
-    text = hide_secrets(str(error).strip(), settings.secrets())
+    text = hide_secrets(words_of(error), settings.secrets())
     code = error.pgcode
     if code == errorcodes.CONFIGURATION_LIMIT_EXCEEDED:
         return NoFreeSlot(
@@ -175,7 +182,7 @@ def explain_error(error: psycopg2.Error, settings: ConnectionSettings) -> WalExE
 
 def explain_slot_error(error: psycopg2.Error, settings: SlotSettings) -> WalExError:
     """What an error means of a command that makes, changes or reads a slot."""
-    text = hide_secrets(str(error).strip(), settings.connection.secrets())
+    text = hide_secrets(words_of(error), settings.connection.secrets())
     code, slot = error.pgcode, settings.name
     if code in (errorcodes.OBJECT_IN_USE, errorcodes.DUPLICATE_OBJECT):
         return slot_in_use(slot, f"({text})")

