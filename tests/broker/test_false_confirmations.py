@@ -11,7 +11,7 @@ import pytest
 
 from tests.broker.support import ARGSREPR, VALUE, Proxy, make_app, new_id, publishing, take_all, task_ids
 from walex_celery.broker import Publisher, TaskTarget
-from walex_celery.errors import BrokerUnavailable
+from walex_celery.errors import BrokerUnavailable, PublishRefused
 
 #: To an LPUSH of 5 messages, and to the script that stores tasks with their position.
 FALSE_REPLIES = [
@@ -129,16 +129,18 @@ def test_a_position_is_reset_when_the_script_says_so(redis_url: str, liar: Lying
 
 
 class LyingRabbitMQ(Proxy):
-    """A RabbitMQ whose acknowledgements name another tag."""
+    """A RabbitMQ whose acknowledgements name another tag, or refuse instead."""
 
     tag: int | None = None
     multiple = True
+    #: Basic.Ack, or 120 for Basic.Nack, which looks the same.
+    method = 80
 
     def forward(self, data: bytes, source: socket.socket, sink: socket.socket) -> None:
         # A method frame of 13 bytes: class 60 (basic), method 80 (ack), the tag, a byte of flags.
         if self.tag is not None:
-            ack = rb"(\x01..\x00\x00\x00\x0d\x00\x3c\x00\x50).{8}.\xce"
-            lie = self.tag.to_bytes(8, "big") + bytes([self.multiple]) + b"\xce"
+            ack = rb"(\x01..\x00\x00\x00\x0d\x00\x3c\x00)\x50.{8}.\xce"
+            lie = bytes([self.method]) + self.tag.to_bytes(8, "big") + bytes([self.multiple]) + b"\xce"
             data = re.sub(ack, lambda found: found[1] + lie, data, flags=re.DOTALL)
         sink.sendall(data)
 
@@ -178,4 +180,26 @@ def test_an_ack_without_multiple_is_of_one_message(amqp_url: str) -> None:
         assert publisher.unconfirmed_count == 5
         proxy.tag = None
         finish(publisher)
+    assert set(task_ids(take_all(amqp_url, "celery"))) == set(ids)
+
+
+@pytest.mark.parametrize("multiple", [False, True])
+def test_a_nack_with_multiple_is_of_all_before_it(amqp_url: str, multiple: bool) -> None:
+    with (
+        LyingRabbitMQ(urlsplit(amqp_url).port or 0) as proxy,
+        publishing(make_app(behind(amqp_url, proxy)), timeout_seconds=1) as publisher,
+    ):
+        function = publisher.prepare("shop.send")
+        publisher.declare()
+        proxy.tag, proxy.multiple, proxy.method = 5, multiple, 120
+        ids = add(publisher, function, 5)
+        with pytest.raises(
+            PublishRefused if multiple else BrokerUnavailable,
+            match=r"refused 5 messages.*\(nack\)" if multiple else "did not confirm in time",
+        ):
+            finish(publisher)
+        assert publisher.unconfirmed_count == 5
+        proxy.tag = None
+        finish(publisher)
+        assert publisher.unconfirmed_count == 0
     assert set(task_ids(take_all(amqp_url, "celery"))) == set(ids)
