@@ -265,3 +265,21 @@ def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
 
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     assert log.consumed == Position(1, 0)
+
+
+def test_a_failover_before_the_first_transaction_is_gone_past(tmp_path: Path) -> None:
+    """It was read for ever: nothing in the first segment could be done."""
+    log = open_log(tmp_path)
+    reader = Reader(log)
+    assert reader.read() == []
+    log.follow(2)
+    log.append(transaction(100))
+
+    with pytest.raises(Rewound):
+        reader.read()
+    reader.restart()
+
+    assert reader.timeline == 2
+    assert reader.read() == transaction(100)
+    reader.close()
+    log.close()

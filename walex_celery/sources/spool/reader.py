@@ -137,6 +137,9 @@ class Reader:
         if following.header.timeline != self.timeline:
             following.close()
             if not found:
+                if not self._handed:
+                    # All before it is done. A segment without a whole transaction has no other end to be done.
+                    self._log.consume(Position(following.number, 0), rewound=self._rewound)
                 raise Rewound
             return False
         self._segment.close()
