@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 class Added(NamedTuple):
     """What a publisher had collected at one moment: how many messages, of which size, and how many events of theirs."""
 
-    serial: int
     items: int
     size_bytes: int
     sent_events: int
@@ -179,12 +178,10 @@ class Publisher:
 
     def added(self) -> Added:
         """What is waiting for a flush, for :meth:`take_back`."""
-        return Added(self._serial, len(self._items), self._size_bytes, len(self._sent_events))
+        return Added(len(self._items), self._size_bytes, len(self._sent_events))
 
     def take_back(self, before: Added) -> None:
-        """In exactly-once mode: forget what was added since *before*, unless a task that is sent at once flushed it."""
-        if before.serial != self._serial:
-            return
+        """In exactly-once mode: forget what was added since *before*; nothing was flushed in between."""
         del self._items[before.items :]
         del self._sent_events[before.sent_events :]
         self._size_bytes = before.size_bytes
