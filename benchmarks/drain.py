@@ -150,9 +150,10 @@ class _Ways(logging.Handler):
         logger.setLevel(logging.INFO)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the way, if it is that line."""
-        if isinstance(record.args, tuple) and len(record.args) == 3:
-            self.found[str(record.args[1])] = None
+        """Keep the way, if it is that line, whatever its words: it has the way as a field."""
+        way = getattr(record, "way", None)
+        if way is not None:
+            self.found[str(way)] = None
 
 
 def _celery(job: Job) -> Celery:

@@ -65,8 +65,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _celery_leaves_no_trace() -> Iterator[None]:
     """What Celery keeps for the whole process ends with the test that caused it.
 
-    Every task of every application is made again in each later application (two of one name are an error), and
-    a worker sets the level of the root logger for good.
+    Every task of every application is made again in each later application (two of one name are an error), an
+    application stays the current one after its end, and a worker sets the level of the root logger for good.
     """
     finalizers: set[object] = celery_state._on_app_finalizers  # type: ignore[attr-defined]
     before = set(finalizers)
@@ -74,6 +74,7 @@ def _celery_leaves_no_trace() -> Iterator[None]:
     level, handlers = root.level, root.handlers[:]
     yield
     finalizers &= before
+    celery_state._set_current_app(None)  # type: ignore[attr-defined]
     root.setLevel(level)
     root.handlers[:] = handlers
 

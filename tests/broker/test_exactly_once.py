@@ -368,7 +368,8 @@ def test_what_can_t_be_stored_together_is_refused_at_the_start(redis_url: str, a
     with (
         publishing(app, exactly_once=True) as publisher,
         pytest.raises(
-            ConfigurationError, match=r"'shop.locked' can't be enqueued exactly once, because locked"
+            ConfigurationError,
+            match=r"'shop.locked' can't be enqueued exactly once, because Locked overrides apply_async",
         ),
     ):
         publisher.prepare(locked)
