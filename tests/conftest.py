@@ -66,7 +66,7 @@ def _celery_leaves_no_trace() -> Iterator[None]:
     """What Celery keeps for the whole process ends with the test that caused it.
 
     Every task of every application is made again in each later application (two of one name are an error), an
-    application stays the current one after its end, and a worker sets the level of the root logger for good.
+    application, or a worker's, stays the current one for good, and a worker sets the level of the root logger.
     """
     finalizers: set[object] = celery_state._on_app_finalizers  # type: ignore[attr-defined]
     before = set(finalizers)
@@ -75,6 +75,7 @@ def _celery_leaves_no_trace() -> Iterator[None]:
     yield
     finalizers &= before
     celery_state._set_current_app(None)  # type: ignore[attr-defined]
+    celery_state.set_default_app(None)  # type: ignore[arg-type]
     root.setLevel(level)
     root.handlers[:] = handlers
 
